@@ -1,0 +1,102 @@
+"""Every field of a run, with what it does. The other configurations start from this one and change a few fields.
+
+Fields that are tuples in `matcher` and `ranker` hold one value a tree level, top first; a tuple of one value serves
+every level. On the command line: --config.matcher.max_steps=600,800,1200 or --config.seed=1.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+    config.xr_linear = True  # also train XR-Linear on the same features, with the same ranker settings, to compare
+
+    config.data = ConfigDict()
+    config.data.dir = ""  # a folder in PECOS's layout; empty: the embedded corpus, see `docstrings`
+    config.data.trn_rows = ""  # file of row numbers, to train on a part of the training split
+    config.data.tst_rows = ""
+    config.data.dev_size = 500  # validation texts shown while fine-tuning: from X.dev if there is one, else held out of trn
+
+    config.docstrings = ConfigDict()  # the embedded corpus: docstrings of installed Python code -> what the code calls
+    config.docstrings.sources = ()  # source trees to read; empty: the standard library and this project's dependencies
+    config.docstrings.nr_documents = 12000
+
+    config.tfidf = ConfigDict()  # used when the data set comes without features
+    config.tfidf.ngram_range = (1, 2)
+    config.tfidf.min_df = 2
+    config.tfidf.max_features = placeholder(int)  # None: all
+    config.tfidf.sublinear_tf = True
+
+    config.encoder = ConfigDict()
+    config.encoder.name = ""  # Hugging Face folder or hub name; empty: a small one is pre-trained here, see `scratch`
+    config.encoder.truncate_length = 128  # tokens
+    config.encoder.nr_buckets = 4  # padded lengths in use; each costs a compilation
+    config.encoder.tokens_a_batch = 16384  # padded tokens a batch where no gradient is needed
+    config.encoder.pooling = "pooler"  # pooler (as PECOS), cls or mean
+    config.encoder.hidden_dropout = placeholder(float)  # None: what the encoder's own config says
+    config.encoder.attention_dropout = placeholder(float)
+    config.encoder.dtype = "auto"  # auto: bfloat16 on accelerators, float32 on CPU; parameters are always float32
+    config.encoder.remat = False  # recompute activations in the backward pass: less memory, a third more work
+
+    config.scratch = ConfigDict()  # the encoder made here when encoder.name is empty
+    config.scratch.vocab_size = 8192
+    config.scratch.hidden_size = 128
+    config.scratch.num_layers = 2
+    config.scratch.num_heads = 4
+    config.scratch.intermediate_size = 512
+    config.scratch.mlm_steps = 1000  # masked-language-model warm-up on the training texts
+    config.scratch.mlm_batch_size = 32
+    config.scratch.mlm_learning_rate = 1e-3
+
+    config.preliminary_tree = tree(nr_splits=16, max_leaf_size=16)  # its levels are the fine-tuning tasks
+    config.refined_tree = tree(nr_splits=16, max_leaf_size=100)  # the ranker's, built on the fine-tuned embeddings
+
+    config.matcher = ConfigDict()
+    config.matcher.max_match_clusters = 32768  # levels with more nodes are left to the ranker
+    config.matcher.negative_sampling = ("tfn",)  # tfn, man or tfn+man
+    config.matcher.loss = ("squared-hinge",)  # hinge, squared-hinge, weighted-hinge, weighted-squared-hinge
+    config.matcher.bootstrap = ("linear",)  # linear, weighted-linear, inherit, none; the first level starts at random
+    config.matcher.batch_size = (32,)  # texts an update over all devices
+    config.matcher.num_epochs = (5.0,)
+    config.matcher.max_steps = (0,)  # above 0: updates, in place of num_epochs
+    config.matcher.learning_rate = (1e-4,)
+    config.matcher.warmup_steps = (0,)
+    config.matcher.adam_epsilon = (1e-8,)
+    config.matcher.weight_decay = (0.0,)
+    config.matcher.max_grad_norm = (1.0,)
+    config.matcher.only_topk = (20,)  # beam handed to the next level
+    config.matcher.post_processor = ("noop",)  # how a margin becomes a score and meets its parent's
+    config.matcher.log_steps = 50
+    config.matcher.eval_steps = 200  # updates between validations; 0: never
+
+    config.ranker = ConfigDict()
+    config.ranker.negative_sampling = ("tfn",)
+    config.ranker.Cp = (1.0,)  # cost of a positive instance, of a negative one
+    config.ranker.Cn = (1.0,)
+    config.ranker.threshold = (0.1,)  # smaller weights are dropped
+    config.ranker.max_nonzeros_per_label = (0,)  # 0: no cap
+    config.ranker.eps = (0.1,)  # solver tolerance
+    config.ranker.max_iter = 100
+    config.ranker.bias = 1.0
+    config.ranker.rel_mode = "disable"  # disable, induce, ranker-only: cost-sensitive learning from label counts
+    config.ranker.rel_norm = "no-norm"  # no-norm, l1, l2, max: how an instance's costs are scaled
+    config.ranker.only_topk = (20,)  # beam; the last value is the number of labels predicted
+    config.ranker.post_processor = ("l3-hinge",)
+
+    config.mesh = ConfigDict()
+    config.mesh.label = 1  # devices over which the head's rows are split; the others split the batch
+    return config
+
+
+def tree(*, nr_splits: int, max_leaf_size: int, min_codes: int | None = None) -> ConfigDict:
+    """Fields of a hierarchical label tree."""
+    config = ConfigDict()
+    config.nr_splits = nr_splits  # children of an inner node
+    config.min_codes = placeholder(int)  # most nodes of the top level; None: nr_splits
+    config.min_codes = min_codes
+    config.max_leaf_size = max_leaf_size  # labels under a lowest cluster
+    config.spherical = True  # unit-length centroids
+    config.kmeans_max_iter = 20
+    return config

@@ -1,0 +1,28 @@
+"""EURLEX57K: 45,000 EU laws -> 4,271 EuroVoc concepts (Chalkidis et al., 2019).
+
+    python -m xrt_jax.main --config=configs/eurlex57k.py --workdir=runs/eurlex57k --config.data.dir=DIR
+
+DIR holds X.{trn,dev,tst}.txt, Y.{trn,dev,tst}.npz and output-items.txt. The encoder is MiniLM; any other BERT folder or
+hub name can take its place with --config.encoder.name.
+"""
+
+from configs import default
+
+
+def get_config():
+    config = default.get_config()
+    config.encoder.name = "sentence-transformers/all-MiniLM-L6-v2"
+    config.encoder.pooling = "mean"  # as this encoder was pre-trained
+    config.preliminary_tree = default.tree(nr_splits=16, max_leaf_size=16)
+    config.refined_tree = default.tree(nr_splits=8, max_leaf_size=16)
+    config.matcher.negative_sampling = ("tfn+man",)
+    config.matcher.loss = ("weighted-squared-hinge",)
+    config.matcher.bootstrap = ("weighted-linear",)
+    config.ranker.negative_sampling = ("tfn", "tfn", "tfn", "tfn+man")
+    config.ranker.rel_mode, config.ranker.rel_norm = "induce", "l1"
+    config.ranker.Cp = (0.5, 0.5, 0.5, 2.0)
+    config.ranker.Cn = (0.5, 0.5, 0.5, 1.0)
+    config.ranker.threshold = (0.001,)
+    config.ranker.only_topk = (75, 75, 100, 25)
+    config.ranker.post_processor = ("l3-hinge", "l3-hinge", "l3-hinge", "noop")
+    return config

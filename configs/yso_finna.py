@@ -1,0 +1,15 @@
+"""Finna titles in English -> 24,409 concepts of YSO, the Finnish General Ontology.
+
+    python -m xrt_jax.main --config=configs/yso_finna.py --workdir=runs/yso_finna --config.data.dir=DIR
+
+DIR holds X.{trn,tst}.txt, Y.{trn,tst}.npz and output-items.txt. Texts are titles of 11 words on average, so 32 tokens do.
+"""
+
+from configs import eurlex57k
+
+
+def get_config():
+    config = eurlex57k.get_config()
+    config.encoder.truncate_length = 32
+    config.encoder.nr_buckets = 2
+    return config

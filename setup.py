@@ -1,0 +1,39 @@
+"""Packaging of xrt_jax. Ranges are those that the test suite ran with."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="xrt_jax",
+    version="0.1.0",
+    description="XR-Transformer and XR-Linear in JAX: extreme multi-label ranking of texts, from thousands to millions of labels",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["xrt_jax", "xrt_jax.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py>=2.1,<3",
+        "flax>=0.12,<0.13",
+        "jax>=0.10,<0.12",
+        "ml-collections>=1.1,<2",
+        "numba>=0.61,<1",
+        "numpy>=2.0,<3",
+        "optax>=0.2.5,<0.3",
+        "orbax-checkpoint>=0.11.30,<0.13",
+        "safetensors>=0.5,<1",
+        "scikit-learn>=1.6,<2",
+        "scipy>=1.14,<2",
+        "tokenizers>=0.21,<1",
+        "tqdm>=4.66,<5",
+        "transformers>=5.10,<6",
+    ],
+    extras_require={
+        "gpu": ["jax[cuda12]>=0.10,<0.12"],
+        "tpu": ["jax[tpu]>=0.10,<0.12"],
+        "mpi": ["mpi4py>=4.1,<5", "mpich>=4.3,<6"],
+        "notebooks": ["jupyterlab>=4,<5", "matplotlib>=3.9,<4"],
+        "test": ["pytest>=8,<10", "ruff>=0.9,<1"],
+    },
+)

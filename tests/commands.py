@@ -1,0 +1,19 @@
+"""Runs this package's commands as a user does, in a process of their own, on one CPU device."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def environment() -> dict[str, str]:
+    """This process's environment without the tests' virtual devices."""
+    return {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "PJRT_NPROC")}
+
+
+def run(module: str, *args: str, **kwargs) -> subprocess.CompletedProcess:
+    """Runs python -m module args in the repository's root and captures what it prints."""
+    command = [sys.executable, "-m", module, *args]
+    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False, **kwargs)

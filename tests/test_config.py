@@ -1,0 +1,90 @@
+import pytest
+from absl import flags
+from commands import ROOT, run
+from ml_collections import ConfigDict, config_flags
+
+from xrt_jax import config
+
+
+def test_flatten_and_differences():
+    c = ConfigDict({"a": 1, "b": {"c": (1, 2), "d": "x"}})
+    assert config.flatten(c) == {"a": 1, "b.c": (1, 2), "b.d": "x"}
+    assert config.to_json(c)["b.c"] == [1, 2]
+    assert config.differences({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == ["b: 2 -> 3", "c: None -> 4"]
+
+
+def test_per_level():
+    assert config.per_level((5,), 3, "k") == (5, 5, 5)
+    assert config.per_level((1, 2, 3), 3, "k") == (1, 2, 3)
+    with pytest.raises(ValueError, match=r"'k' has 2 values for 3 levels"):
+        config.per_level((1, 2), 3, "k")
+    section = ConfigDict({"steps": (1, 2), "other": 7})
+    assert config.settings_of_level(section, 1, 2, "s") == {"steps": 2, "other": 7}
+
+
+@pytest.mark.parametrize(
+    ("value", "reference", "settled"),
+    [
+        ((3,), (1.0,), (3.0,)),
+        (("tfn,man",), ("tfn",), ("tfn", "man")),
+        (("a", "b"), (), ("a", "b")),
+        ((5, 6), (0,), (5, 6)),
+        ("unchanged", "x", "unchanged"),
+    ],
+)
+def test_settle(value, reference, settled):
+    assert config.settle("k", value, reference) == settled
+    assert all(type(a) is type(b) for a, b in zip(config.settle("k", value, reference), settled, strict=True))
+
+
+@pytest.mark.parametrize("value", [("x",), (1.5,)])
+def test_settle_refuses_other_types(value):
+    with pytest.raises(ValueError, match=r"'k' takes int values"):
+        config.settle("k", value, (1,))
+
+
+def test_every_configuration_loads_and_only_changes_fields_of_default():
+    default = config.flatten(config.load_config(str(ROOT / "configs/default.py")))
+    files = sorted((ROOT / "configs").glob("*.py"))
+    assert len(files) >= 4
+    for file in files:
+        fields = config.flatten(config.load_config(str(file)))
+        assert fields.keys() == default.keys(), file.name
+        for key, value in fields.items():
+            assert value is None or default[key] is None or type(value) is type(default[key]), (file.name, key)
+
+
+def test_parse_flags_sets_fields(monkeypatch):
+    holder = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, flag_values=holder, lock_config=True)
+    argv = ["prog", f"--config={ROOT / 'configs/demo.py'}", "--config.matcher.max_steps=3,4", "--config.matcher.loss=hinge,squared-hinge"]
+    monkeypatch.setattr(flags, "FLAGS", holder)
+    monkeypatch.setattr("sys.argv", argv)  # where config_flags looks for overrides
+    config.parse_flags(argv)
+    assert holder.config.matcher.max_steps == (3, 4)
+    assert holder.config.matcher.loss == ("hinge", "squared-hinge")
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("--config.matcher.max_step=3", "unknown config field 'matcher.max_step': did you mean matcher.max_steps"),
+        ("--config.learning_rate=3", "did you mean matcher.learning_rate?"),
+        ("--config.qqqq=3", "the sections are"),
+        ("--config.seed=x", "config.seed=x"),
+        ("--config.matcher.max_steps=x", "'matcher.max_steps' takes int values"),
+        ("stray", "unexpected argument 'stray'"),
+    ],
+)
+def test_a_wrong_flag_is_one_line_and_status_2(tmp_path, argument, expected):
+    result = run("xrt_jax.main", "--config=configs/demo.py", f"--workdir={tmp_path / 'w'}", argument)
+    assert result.returncode == 2
+    assert expected in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_missing_configuration_is_one_line_and_status_2(tmp_path):
+    result = run("xrt_jax.main", "--config=configs/none.py", f"--workdir={tmp_path / 'w'}")
+    assert result.returncode == 2
+    assert result.stderr.strip() == "error: --config=configs/none.py: there is no such file; see configs/"

@@ -1,0 +1,207 @@
+"""The command, start to finish: what it prints and writes, resuming after a kill, and bad input."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from commands import ROOT, environment, run
+from scipy.sparse import csr_matrix, load_npz, save_npz
+from toy import NR_LABELS, arguments, toy_dataset, toy_split
+
+from xrt_jax.metrics import precision_recall
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return toy_dataset(tmp_path_factory.mktemp("toy") / "data")
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """(work directory, what was printed) of an unbroken run."""
+    workdir = tmp_path_factory.mktemp("run") / "w"
+    result = run("xrt_jax.main", *arguments(data, workdir))
+    assert result.returncode == 0, result.stderr
+    return workdir, result
+
+
+def test_the_run_tells_what_it_does(finished):
+    _, result = finished
+    header = result.stdout[: result.stdout.index("tfidf ...")]
+    assert "300 / 40 / 80 texts (trn / dev / tst), 24 labels" in header
+    assert "2 -> 4 -> 8 -> 24, the first 4 fine-tuned" in header
+    assert "memory" in header
+    assert "devices" in header
+    for stage in ("xr_linear", "level_0", "level_3", "ranker"):
+        assert f"\n{stage} ..." in result.stdout
+    assert "P@1" in result.stdout.splitlines()[-6] + result.stdout.splitlines()[-5] + result.stdout.splitlines()[-4]
+    for bar in ("tokenize", "fine-tune", "score"):
+        assert bar in result.stderr
+    assert "it/s" in result.stderr or "s/it" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_metrics_are_those_of_the_written_model(finished, data):
+    workdir, _ = finished
+    metrics = json.loads((workdir / "metrics.json").read_text())
+    assert set(metrics) == {"xr_linear", "xr_transformer", "seconds"}
+    assert {"data", "tfidf", "level_0", "ranker"} <= set(metrics["seconds"])
+    for name in ("xr_linear", "xr_transformer"):
+        assert len(metrics[name]["prec"]) == len(metrics[name]["recall"]) == 10
+        assert metrics[name]["prec"][0] > 80  # a label's own words make it easy; chance is 8
+    entries = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert {entry["level"] for entry in entries if "loss" in entry and "level" in entry} == {0, 1, 2, 3}
+    assert {entry["level"] for entry in entries if "P@1" in entry} == {0, 1, 2, 3}
+
+    result = run("xrt_jax.evaluate", f"--model={workdir / 'model'}", f"--data={data}")
+    assert result.returncode == 0, result.stderr
+    assert f"{metrics['xr_transformer']['prec'][0]:.2f}" in result.stdout
+    assert f"{metrics['xr_transformer']['recall'][9]:.2f}" in result.stdout
+
+
+def test_the_model_folder_holds_what_design_says(finished):
+    model = finished[0] / "model"
+    assert {path.name for path in model.iterdir()} == {"config.json", "encoder", "ranker", "tfidf", "labels.txt", "README.md"}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in (model / "encoder").iterdir()}
+    assert (model / "labels.txt").read_text().splitlines() == [f"label {i}" for i in range(NR_LABELS)]
+    assert not [path for path in model.rglob("*") if path.suffix in (".pkl", ".pt", ".bin", ".joblib")]
+
+
+def test_predict_and_encode_on_new_texts(finished, tmp_path):
+    workdir, _ = finished
+    split = toy_split(30, 9)
+    (tmp_path / "texts.txt").write_text("\n".join(split.texts) + "\n")
+    result = run(
+        "xrt_jax.predict",
+        f"--model={workdir / 'model'}",
+        f"--input={tmp_path / 'texts.txt'}",
+        f"--output={tmp_path / 'ranked.jsonl'}",
+        "--topk=3",
+    )
+    assert result.returncode == 0, result.stderr
+    ranked = [json.loads(line)["labels"] for line in (tmp_path / "ranked.jsonl").read_text().splitlines()]
+    assert len(ranked) == 30
+    assert all(len(pairs) == 3 and pairs == sorted(pairs, key=lambda pair: -pair[1]) for pairs in ranked)
+    P = np.zeros((30, NR_LABELS), np.float32)
+    for i, pairs in enumerate(ranked):
+        for name, score in pairs:
+            P[i, int(name.split()[1])] = score
+    assert precision_recall(split.Y, csr_matrix(P), 1)["prec"][0] > 0.7
+
+    out = tmp_path / "emb.npy"
+    result = run("xrt_jax.encode", f"--model={workdir / 'model'}", f"--input={tmp_path / 'texts.txt'}", f"--output={out}")
+    assert result.returncode == 0, result.stderr
+    assert np.load(out).shape == (30, 16)
+
+
+def test_started_again_a_finished_run_only_prints_its_table(finished, data):
+    workdir, first = finished
+    before = json.loads((workdir / "metrics.json").read_text())
+    result = run("xrt_jax.main", *arguments(data, workdir))
+    assert result.returncode == 0, result.stderr
+    assert "fine-tune" not in result.stderr
+    assert result.stdout.splitlines()[-8:] == first.stdout.splitlines()[-8:]
+    after = json.loads((workdir / "metrics.json").read_text())
+    assert {k: v for k, v in after.items() if k != "seconds"} == {k: v for k, v in before.items() if k != "seconds"}
+
+
+def test_killed_in_level_1_the_run_goes_on_and_ends_with_the_same_model(finished, data, tmp_path):
+    whole, _ = finished
+    workdir = tmp_path / "w"
+    command = [sys.executable, "-m", "xrt_jax.main", *arguments(data, workdir)]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    in_level_1 = '"level": 1, "step": 10'
+    deadline = time.time() + 240
+    while not (workdir / "metrics.jsonl").exists() or in_level_1 not in (workdir / "metrics.jsonl").read_text():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.time() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert (workdir / "level_0/done").exists()
+    assert not (workdir / "level_1/done").exists()
+
+    result = run("xrt_jax.main", *arguments(data, workdir))
+    assert result.returncode == 0, result.stderr
+    log = (workdir / "metrics.jsonl").read_text()
+    assert log.count('"level": 0, "step": 10') == 1  # level 0 was not trained again
+    assert log.count(in_level_1) == 2
+    files = sorted(path.relative_to(whole / "model") for path in (whole / "model").rglob("*") if path.is_file())
+    assert len(files) > 10
+    for file in files:
+        assert (workdir / "model" / file).read_bytes() == (whole / "model" / file).read_bytes(), file
+
+
+def test_another_config_is_refused_and_the_fields_named(finished, data):
+    result = run("xrt_jax.main", *arguments(data, finished[0], seed=7, matcher__batch_size=8))
+    assert result.returncode == 2
+    assert "belongs to a run with another config (matcher.batch_size: [16] -> [8]; seed: 0 -> 7)" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_features_and_encoder_folder_can_be_given(finished, data, tmp_path):
+    """Features from the data set instead of TF-IDF, the encoder of another run, text in .xz."""
+    import lzma
+
+    workdir, _ = finished
+    given = tmp_path / "given"
+    shutil.copytree(data, given)
+    for split, rows in (("trn", 300), ("dev", 40), ("tst", 80)):
+        rng = np.random.default_rng(len(split) + rows)
+        noise = rng.random((rows, 5)).astype(np.float32) / 10
+        dense = np.hstack([load_npz(data / f"Y.{split}.npz").toarray() * 0.5, noise]).astype(np.float32)
+        save_npz(given / f"X.{split}.npz", csr_matrix(dense))
+        text = given / f"X.{split}.txt"
+        with lzma.open(f"{text}.xz", "wb") as out:
+            out.write(text.read_bytes())
+        text.unlink()
+    changes = {"encoder__name": workdir / "model/encoder", "matcher__bootstrap": "inherit", "matcher__max_steps": 2}
+    result = run("xrt_jax.main", *arguments(given, tmp_path / "w", **changes, xr_linear=False))
+    assert result.returncode == 0, result.stderr
+    assert "29 given" in result.stdout
+    metrics = json.loads((tmp_path / "w/metrics.json").read_text())
+    assert "xr_linear" not in metrics
+    assert metrics["xr_transformer"]["prec"][0] > 90
+    texts = tmp_path / "t.txt"
+    texts.write_text("aword1 aword1\n")
+    refused = run("xrt_jax.predict", f"--model={tmp_path / 'w/model'}", f"--input={texts}")
+    assert refused.returncode == 2
+    assert "trained on given features: give the features" in refused.stderr
+    wide = tmp_path / "x.npz"
+    save_npz(wide, csr_matrix(np.ones((1, 31), np.float32)))
+    refused = run("xrt_jax.predict", f"--model={tmp_path / 'w/model'}", f"--input={texts}", f"--features={wide}")
+    assert refused.returncode == 2
+    assert "47" in refused.stderr
+    assert "45" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"data__dir": "nowhere"}, "nowhere"),
+        ({"encoder__name": "tests"}, "config.json"),
+        ({"matcher__loss": "hing"}, "matcher.loss is 'hing': choose one of"),
+        ({"matcher__max_steps": "1,2"}, "'matcher.max_steps' has 2 values for 4 levels"),
+        ({"ranker__Cp": "1,2,3,4,5"}, "'ranker.Cp' has 5 values for 2 levels"),
+        ({"mesh__label": 3}, "mesh.label is 3"),
+        ({"encoder__dtype": "float16"}, "encoder.dtype is 'float16'"),
+        ({"ranker__post_processor": "l9-hinge"}, "l9-hinge"),
+        ({"ranker__rel_mode": "x"}, "rel_mode"),
+    ],
+)
+def test_a_bad_setting_is_one_line_before_any_long_stage(data, tmp_path, changes, expected):
+    result = run("xrt_jax.main", *arguments(data, tmp_path / "w", **changes))
+    assert result.returncode == 2
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    assert expected in lines[0]
+    assert "xr_linear ..." not in result.stdout
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,223 @@
+"""Data-set folders: what is written is read back, and each kind of broken folder gives its one line."""
+
+import gzip
+import logging
+import lzma
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from xrt_jax.data.folders import Dataset, Split, load_dataset, read_lines, save_dataset, write_atomically
+
+
+def random_csr(rng, shape, density=0.3):
+    return sp.random(*shape, density=density, format="csr", dtype=np.float32, rng=rng)
+
+
+@pytest.fixture
+def dataset():
+    rng = np.random.default_rng(0)
+
+    def split(nr_rows):
+        texts = [f"text {row}\twith a tab, ä and \x0c" for row in range(nr_rows)]
+        return Split(texts, random_csr(rng, (nr_rows, 5)), random_csr(rng, (nr_rows, 7)))
+
+    return Dataset(split(12), split(4), split(6), [f"label {column}" for column in range(5)])
+
+
+@pytest.fixture
+def folder(tmp_path, dataset):
+    save_dataset(tmp_path / "data", dataset)
+    return tmp_path / "data"
+
+
+def assert_same(found: Split, expected: Split, rows=slice(None)):
+    assert found.texts == list(np.array(expected.texts, dtype=object)[rows])
+    for a, b in ((found.Y, expected.Y[rows]), (found.X, expected.X[rows])):
+        assert a.dtype == np.float32
+        assert a.has_sorted_indices
+        np.testing.assert_array_equal(a.toarray(), b.toarray())
+
+
+def test_save_then_load_gives_the_same(folder, dataset):
+    found = load_dataset(folder)
+    assert found.label_names == dataset.label_names
+    for name in ("trn", "dev", "tst"):
+        assert_same(getattr(found, name), getattr(dataset, name))
+    assert sorted(path.name for path in folder.iterdir() if path.name.startswith(".")) == []
+
+
+def test_packed_texts_and_windows_line_ends(folder, dataset):
+    data = (folder / "X.trn.txt").read_bytes().replace(b"\n", b"\r\n")
+    (folder / "X.trn.txt").unlink()
+    (folder / "X.trn.txt.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + data))
+    tst = (folder / "X.tst.txt").read_bytes()
+    (folder / "X.tst.txt").unlink()
+    (folder / "X.tst.txt.xz").write_bytes(lzma.compress(tst[:-1]))  # no line end after the last line
+    names = (folder / "output-items.txt").read_bytes()
+    (folder / "output-items.txt").unlink()
+    (folder / "output-items.txt.xz").write_bytes(lzma.compress(names))
+    found = load_dataset(folder)
+    assert_same(found.trn, dataset.trn)
+    assert_same(found.tst, dataset.tst)
+    assert found.label_names == dataset.label_names
+
+
+def test_dense_features_without_texts(tmp_path, dataset):
+    splits = [Split(None, split.Y, split.X.toarray()) for split in (dataset.trn, dataset.tst)]
+    save_dataset(tmp_path, Dataset(splits[0], None, splits[1], dataset.label_names))
+    found = load_dataset(tmp_path)
+    assert found.trn.texts is None
+    assert found.dev is None
+    np.testing.assert_array_equal(found.tst.X, splits[1].X)
+
+
+def test_explicit_zeros_and_duplicates_in_labels(folder):
+    Y = sp.coo_matrix(([0.0, 1.0, 0.5], ([0, 1, 1], [2, 3, 3])), shape=(12, 5))
+    sp.save_npz(folder / "Y.trn.npz", Y)
+    found = load_dataset(folder).trn.Y
+    assert found.nnz == 1
+    assert found[1, 3] == 1.5
+
+
+def test_rows_of_a_subset(folder, dataset, tmp_path):
+    (folder / "some.idx").write_text("3\n0\n11\n")
+    (tmp_path / "few.idx").write_text("5\n")
+    found = load_dataset(folder, trn_rows="some.idx", tst_rows=tmp_path / "few.idx")
+    assert_same(found.trn, dataset.trn, [3, 0, 11])
+    assert_same(found.tst, dataset.tst, [5])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("3\n12\n", "line 2 is '12'"), ("x\n", "line 1 is 'x'"), ("1\n1\n", "each one once"), ("", "at least one")],
+)
+def test_bad_row_numbers(folder, content, message):
+    (folder / "bad.idx").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        load_dataset(folder, trn_rows="bad.idx")
+
+
+def test_dev_size(folder, dataset):
+    assert load_dataset(folder, dev_size=0).dev is None
+    assert_same(load_dataset(folder, dev_size=3).dev, dataset.dev, slice(3))
+    assert load_dataset(folder, dev_size=99).dev.Y.shape[0] == 4
+    assert load_dataset(folder, dev_size=99).trn.Y.shape[0] == 12
+    with pytest.raises(ValueError, match="negative"):
+        load_dataset(folder, dev_size=-1)
+
+
+def test_held_out_rows(folder, dataset):
+    for path in folder.glob("*.dev.*"):
+        path.unlink()
+    first, again, other = (load_dataset(folder, dev_size=4, seed=seed) for seed in (1, 1, 2))
+    assert len(first.dev.texts) == 4
+    assert sorted(first.trn.texts + first.dev.texts) == sorted(dataset.trn.texts)
+    assert first.dev.texts == again.dev.texts
+    assert first.dev.texts != other.dev.texts
+    rows = [dataset.trn.texts.index(text) for text in first.dev.texts]
+    assert_same(first.dev, dataset.trn, rows)
+    assert load_dataset(folder).dev is None
+    with pytest.raises(ValueError, match="leaves nothing of the 12"):
+        load_dataset(folder, dev_size=12)
+
+
+def test_empty_texts_are_one_warning(folder, caplog):
+    lines = read_lines(folder / "X.trn.txt")
+    lines[2] = lines[5] = " "
+    (folder / "X.trn.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    with caplog.at_level(logging.WARNING):
+        found = load_dataset(folder)
+    assert found.trn.texts[2] == " "
+    assert len(caplog.records) == 1
+    assert "2 of 12 texts are empty, the first in row 2" in caplog.text
+
+
+def test_missing_names_become_column_numbers(folder, caplog):
+    (folder / "output-items.txt").unlink()
+    assert load_dataset(folder).label_names == ["0", "1", "2", "3", "4"]
+    assert "no output-items.txt" in caplog.text
+
+
+def write_npz(file, matrix):
+    return lambda folder: sp.save_npz(folder / file, sp.csr_matrix(matrix))
+
+
+def with_value(value):
+    return np.where(np.arange(60).reshape(12, 5) == 37, value, 1.0)
+
+
+def write_corrupt_indices(folder):
+    np.savez(folder / "Y.trn.npz", format=b"csr", shape=(1, 2), data=np.ones(1), indices=[7], indptr=[0, 1])
+
+
+def write_pickle(folder):
+    np.savez(folder / "Y.trn.npz", format=np.array([{"a": 1}], dtype=object))
+
+
+BROKEN = {
+    "no labels": (lambda folder: (folder / "Y.tst.npz").unlink(), "looked for Y.tst.npz"),
+    "no documents": (lambda folder: [path.unlink() for path in folder.glob("X.trn.*")], "X.trn.txt.gz, .*X.trn.npy"),
+    "short text": (lambda folder: (folder / "X.trn.txt").write_text("a\nb\n"), "X.trn.txt: 2 documents, .* 12 rows"),
+    "short features": (write_npz("X.dev.npz", np.ones((3, 7))), "X.dev.npz: 3 documents, .* 4 rows"),
+    "label names": (lambda folder: (folder / "output-items.txt").write_text("a\nb\n"), "2 label names, .* 5 columns"),
+    "label width": (write_npz("Y.tst.npz", np.ones((6, 4))), "4 labels, .* 5"),
+    "feature width": (write_npz("X.tst.npz", np.ones((6, 8))), "8 columns.* 7"),
+    "kinds": (lambda folder: (folder / "X.tst.txt").unlink(), "only one of the splits trn and tst has texts"),
+    "nan": (write_npz("Y.trn.npz", with_value(np.nan)), "row 7 holds NaN"),
+    "overflow": (write_npz("Y.trn.npz", with_value(1e300)), "row 7 holds NaN or infinity"),
+    "negative": (write_npz("Y.trn.npz", with_value(-1)), "row 7 holds a negative"),
+    "feature inf": (write_npz("X.trn.npz", with_value(np.inf)), "X.trn.npz: row 7 holds"),
+    "dense npz": (lambda folder: np.savez(folder / "Y.trn.npz", np.ones(3)), "not a sparse matrix"),
+    "no zip": (lambda folder: (folder / "Y.trn.npz").write_bytes(b"hello"), "not a sparse matrix"),
+    "pickle": (write_pickle, "not a sparse matrix"),
+    "corrupt indices": (write_corrupt_indices, "not a sparse matrix"),
+    "utf-8": (lambda folder: (folder / "X.trn.txt").write_bytes(b"a\nb\nc\xff\n"), "line 3 is not UTF-8"),
+    "no rows": (write_npz("Y.tst.npz", np.ones((0, 5))), "X.tst"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.parametrize("what", BROKEN)
+def test_broken_folders(folder, what):
+    damage, message = BROKEN[what]
+    damage(folder)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+        load_dataset(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_broken_dense_features(folder):
+    (folder / "X.trn.npz").unlink()
+    np.save(folder / "X.trn.npy", np.ones(3))
+    with pytest.raises(ValueError, match="X.trn.npy: not a 2-D array"):
+        load_dataset(folder)
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such data folder"):
+        load_dataset(tmp_path / "nowhere")
+
+
+def test_save_refuses_what_would_not_come_back(tmp_path, dataset):
+    broken = dataset.trn._replace(texts=["fine"] * 11 + ["two\nlines"])
+    with pytest.raises(ValueError, match="entry 11 contains a line break"):
+        save_dataset(tmp_path / "a", dataset._replace(trn=broken))
+    save_dataset(tmp_path / "b", dataset)
+    with pytest.raises(ValueError, match="another data set"):
+        save_dataset(tmp_path / "b", dataset._replace(dev=None))
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, fail)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]

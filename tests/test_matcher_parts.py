@@ -1,0 +1,169 @@
+"""Loss, shortlists, heads and optimizers against hand-computed cases and slow references."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy.sparse import csc_matrix, csr_matrix, random_array
+
+from xrt_jax.matcher import head as H
+from xrt_jax.matcher import loss as L
+from xrt_jax.matcher import optimizer as O  # noqa: E741
+from xrt_jax.matcher import shortlist as S
+
+# ---------------------------------------------------------------- loss
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("hinge", 0.875), ("squared-hinge", 0.7825), ("weighted-hinge", 1.05), ("weighted-squared-hinge", 0.905)],
+)
+def test_loss_is_that_of_pecos(name, expected):
+    z, y = jnp.array([[0.3, -0.2, 0.0, 0.0]]), jnp.array([[2.0, 0, 0, 0]])
+    loss = L.shortlist_loss(z, y, jnp.ones((1, 4), bool), width=4, name=name)
+    np.testing.assert_allclose(loss, [expected], rtol=1e-6)
+
+
+def test_labels_outside_the_shortlist_do_not_count():
+    z, y = jnp.array([[0.5, 9.0, -0.5]]), jnp.array([[1.0, 0, 0]])
+    mask = jnp.array([[True, False, True]])
+    np.testing.assert_allclose(L.shortlist_loss(z, y, mask, width=2, name="hinge"), [(0.5 + 0.5) / 2])
+
+
+def test_mean_loss_leaves_filling_rows_out():
+    assert float(L.mean_loss(jnp.array([1.0, 3.0, 100.0]), jnp.array([1.0, 1.0, 0.0]))) == 2.0
+
+
+# ----------------------------------------------------------- shortlists
+
+C = csc_matrix(np.array([[1, 0], [1, 0], [0, 1], [0, 1], [0, 1]], np.float32))
+Y = csr_matrix(np.array([[1, 0, 1, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 2, 0]], np.float32))
+
+
+def test_parent_of_label():
+    assert S.parent_of_label(C).tolist() == [0, 0, 1, 1, 1]
+    two = csc_matrix(np.array([[1, 1]], np.float32))
+    with pytest.raises(ValueError, match="exactly one parent"):
+        S.parent_of_label(two)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "expected"),
+    [("tfn", [[1, 1], [0, 0], [0, 1]]), ("man", [[1, 0], [0, 1], [1, 0]]), ("tfn+man", [[1, 1], [0, 1], [1, 1]])],
+)
+def test_match_clusters(scheme, expected):
+    # a stored score of 0 in the beam still counts as a match
+    M_pred = csr_matrix((np.array([0.5, 0.0, 0.1], np.float32), [0, 1, 0], [0, 1, 2, 3]), (3, 2))
+    assert S.match_clusters(Y @ C, M_pred, scheme).toarray().tolist() == expected
+
+
+def test_shortlist_width_counts_children_and_outside_positives():
+    M = csr_matrix(np.array([[1, 0], [0, 1], [0, 0]], np.float32))
+    # row 0: labels 0, 1 and the positive 2; row 1: labels 2, 3, 4; row 2: the positive 3
+    assert S.shortlist_width(M, C, Y) == 3
+    assert S.shortlist_width(csr_matrix(np.ones((3, 2), np.float32)), C, Y) == 5
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pack_and_unpack_rows(seed):
+    A = csr_matrix(random_array((7, 11), density=0.3, rng=seed, dtype=np.float32))
+    packed = S.pack_rows(A)
+    assert packed.index.shape == (7, np.diff(A.indptr).max())
+    np.testing.assert_array_equal(S.unpack_rows(packed.index, packed.value, A.shape[1]), A.toarray())
+    # one more column, as the steps use it for rows that only pad the head, stays empty
+    np.testing.assert_array_equal(S.unpack_rows(packed.index, packed.value, A.shape[1] + 1)[:, -1], np.zeros(7))
+
+
+@pytest.mark.parametrize("check", [L.check_loss, S.check_scheme, H.check_bootstrap])
+def test_unknown_names_are_refused_with_the_choices(check):
+    with pytest.raises(ValueError, match="is 'x': choose one of"):
+        check("x")
+
+
+# ---------------------------------------------------------------- heads
+
+
+def test_inherited_head_repeats_the_parents():
+    above = {"W": np.array([[1.0, 2], [3, 4]], np.float32), "b": np.array([0.5, -0.5], np.float32)}
+    head = H.inherited_head(above, C)
+    assert head["W"].tolist() == [[1, 2], [1, 2], [3, 4], [3, 4], [3, 4]]
+    assert head["b"].tolist() == [0.5, 0.5, -0.5, -0.5, -0.5]
+
+
+def test_linear_head_separates_what_is_separable():
+    rng = np.random.default_rng(0)
+    emb = rng.standard_normal((60, 4)).astype(np.float32)
+    truth = np.stack([emb[:, 0] > 0, emb[:, 0] <= 0, emb[:, 1] > 0, emb[:, 1] <= 0], 1).astype(np.float32)
+    tree = csc_matrix(np.kron(np.eye(2), np.ones((2, 1))).astype(np.float32))
+    everywhere = csr_matrix(np.ones((60, 2), np.float32))
+    for weighted in (False, True):
+        head = H.linear_head(emb, csr_matrix(truth), tree, everywhere, weighted=weighted)
+        assert head["W"].shape == (4, 4)
+        assert head["b"].shape == (4,)
+        assert np.mean((emb @ head["W"].T + head["b"] > 0) == truth) > 0.97
+
+
+def test_random_head_is_small_and_seeded():
+    head = H.random_head(500, 64, seed=3)
+    assert abs(head["W"].std() - 0.02) < 1e-3
+    assert not head["b"].any()
+    np.testing.assert_array_equal(head["W"], H.random_head(500, 64, seed=3)["W"])
+
+
+def test_padding_the_head_comes_off_again():
+    head = H.random_head(5, 3, seed=0)
+    padded = H.pad_head(head, 4)
+    assert padded["W"].shape == (8, 3)
+    assert not padded["W"][5:].any()
+    np.testing.assert_array_equal(H.unpad_head(padded, 5)["W"], head["W"])
+
+
+# ----------------------------------------------------------- optimizers
+
+
+def test_linear_schedule_is_that_of_hugging_face():
+    schedule = O.linear_schedule(1.0, warmup_steps=4, max_steps=12)
+    np.testing.assert_allclose([schedule(s) for s in (0, 1, 4, 8, 12, 15)], [0, 0.25, 1, 0.5, 0, 0], atol=1e-7)
+    assert float(O.linear_schedule(1.0, warmup_steps=0, max_steps=2)(0)) == 1.0
+
+
+def test_weight_decay_spares_biases_and_layer_norms():
+    params = {"dense": {"kernel": jnp.ones(2), "bias": jnp.ones(2)}, "norm": {"scale": jnp.ones(2)}}
+    assert O.decays(params) == {"dense": {"kernel": True, "bias": False}, "norm": {"scale": False}}
+
+
+def sparse_adam(grads, b1=0.9, b2=0.999, eps=1e-8):
+    """Row by row, as torch's SparseAdam does it: moments of a row move only in steps that touch it."""
+    rows = grads[0].shape[0]
+    m, v, x = (np.zeros(grads[0].shape) for _ in range(3))
+    for t, grad in enumerate(grads, 1):
+        for r in range(rows):
+            if np.any(grad[r] != 0):
+                m[r] = b1 * m[r] + (1 - b1) * grad[r]
+                v[r] = b2 * v[r] + (1 - b2) * grad[r] ** 2
+                x[r] += (m[r] / (1 - b1**t)) / (np.sqrt(v[r] / (1 - b2**t)) + eps)
+    return x
+
+
+def test_lazy_adam_leaves_resting_rows_alone():
+    rng = np.random.default_rng(0)
+    grads = [rng.standard_normal((5, 3)) * (rng.random((5, 1)) < 0.4) for _ in range(6)]
+    tx = O.scale_by_lazy_adam()
+    x = {"W": jnp.zeros((5, 3)), "b": jnp.zeros(5)}
+    state = tx.init(x)
+    for grad in grads:
+        step, state = tx.update({"W": jnp.asarray(grad), "b": jnp.asarray(grad[:, 0])}, state)
+        x = optax.apply_updates(x, step)
+    np.testing.assert_allclose(x["W"], sparse_adam(grads), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(x["b"], sparse_adam([g[:, :1] for g in grads])[:, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_lazy_adam_is_adam_where_every_row_has_a_gradient():
+    grads = jax.random.normal(jax.random.key(0), (4, 5, 3))
+    lazy, plain = O.scale_by_lazy_adam(), optax.scale_by_adam()
+    lazy_state, plain_state = lazy.init(grads[0]), plain.init(grads[0])
+    for grad in grads:
+        a, lazy_state = lazy.update(grad, lazy_state)
+        b, plain_state = plain.update(grad, plain_state)
+        np.testing.assert_allclose(a, b, rtol=5e-5)  # optax takes 1 - b2**t in float32, which is off by 3e-5 at t = 1

@@ -1,0 +1,234 @@
+"""The jitted steps: against a slow reference, and the same on one device and on a mesh of eight."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy.sparse import csc_matrix, csr_matrix
+
+from xrt_jax.data.tokens import Tokens
+from xrt_jax.matcher import finetune as F
+from xrt_jax.matcher import step as S
+from xrt_jax.matcher.head import random_head
+from xrt_jax.matcher.mesh import check_batch_size, make_mesh, split_batch, split_labels
+from xrt_jax.matcher.shortlist import pack_rows, parent_of_label
+from xrt_jax.xlinear.predict import POST_PROCESSORS as RANKER_POST_PROCESSORS
+
+NR_LABELS, NR_CLUSTERS, HIDDEN, NR_TEXTS = 13, 3, 8, 24
+
+
+class Bag(nn.Module):
+    """The smallest encoder: the mean of word vectors through one dense layer."""
+
+    hidden_size: int = HIDDEN
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, ids_bt, mask_bt, *, deterministic):
+        hidden_btd = nn.Embed(20, self.hidden_size)(ids_bt)
+        mean_bd = jnp.sum(hidden_btd * mask_bt[..., None], 1) / jnp.sum(mask_bt, 1, keepdims=True)
+        emb_bd = nn.tanh(nn.Dense(self.hidden_size)(mean_bd))
+        return hidden_btd, nn.Dropout(0.1)(emb_bd, deterministic=deterministic)
+
+
+@pytest.fixture
+def problem():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 9, NR_TEXTS)
+    tokens = Tokens(rng.integers(1, 20, lengths.sum()).astype(np.int32), np.concatenate([[0], np.cumsum(lengths)]), 0)
+    Y = csr_matrix((rng.random((NR_TEXTS, NR_LABELS)) < 0.2).astype(np.float32))
+    C = csc_matrix(np.eye(NR_CLUSTERS, dtype=np.float32)[np.arange(NR_LABELS) % NR_CLUSTERS])
+    M = csr_matrix((rng.random((NR_TEXTS, NR_CLUSTERS)) < 0.6).astype(np.float32))
+    module = Bag()
+    encoder = module.init(jax.random.key(0), jnp.ones((1, 4), int), jnp.ones((1, 4), bool), deterministic=True)["params"]
+    return tokens, Y, C, M, module, encoder, random_head(NR_LABELS, HIDDEN, seed=1)
+
+
+PADDING = F.Padding(truncate_length=8, nr_buckets=2, tokens_a_batch=32)
+
+
+def tune(problem, mesh, **changes):
+    tokens, Y, C, M, module, encoder, head = problem
+    settings = {
+        "lazy_head": True,
+        "loss": "weighted-squared-hinge",
+        "batch_size": 8,
+        "num_steps": 5,
+        "learning_rate": 1e-2,
+        "warmup_steps": 2,
+        "adam_epsilon": 1e-8,
+        "weight_decay": 0.01,
+        "max_grad_norm": 1.0,
+        "log_steps": 1,
+        "eval_steps": 0,
+        "seed": 0,
+    } | changes
+    return F.fine_tune(module, encoder, head, tokens, Y, C, M, mesh=mesh, padding=PADDING, **settings)
+
+
+def shortlist(Y, C, M, i):
+    return np.flatnonzero((M[[i]] @ C.T).toarray()[0] + Y[[i]].toarray()[0])
+
+
+def test_train_step_takes_the_gradient_of_the_mean_shortlist_loss(problem):
+    """One SGD step against a loss written label by label, dropout off."""
+    tokens, Y, C, M, module, encoder, head = problem
+    module = module.clone()
+    mesh = make_mesh(devices=jax.devices()[:1])
+    rows, width = np.arange(8), 9
+    ids = np.full((8, 8), 0, np.int32)
+    mask = np.zeros((8, 8), bool)
+    for i in rows:
+        text = tokens.ids[tokens.offsets[i] : tokens.offsets[i + 1]]
+        ids[i, : len(text)], mask[i, : len(text)] = text, True
+
+    class Still(Bag):
+        """Bag without dropout."""
+
+        def __call__(self, ids_bt, mask_bt, *, deterministic):
+            return super().__call__(ids_bt, mask_bt, deterministic=True)
+
+    def slow_loss(params):
+        encoder, head = params
+        emb = module.apply({"params": encoder}, ids, mask, deterministic=True)[1]
+        total = 0.0
+        for i in rows[:6]:
+            for label in shortlist(Y, C, M, i):
+                z, y = emb[i] @ head["W"][label] + head["b"][label], float(Y[i, label])
+                total += (y or 1.0) * jnp.maximum(0, 1 - (1 if y else -1) * z) ** 2 / width
+        return total / 6
+
+    tx = optax.sgd(0.1)
+    step = S.make_train_step(Still(), tx, tx, loss="weighted-squared-hinge", width=width, nr_clusters=NR_CLUSTERS, mesh=mesh)
+    clusters, labels = pack_rows(M), pack_rows(Y)
+    weight = (rows < 6).astype(np.float32)
+    batch = S.TrainBatch(ids, mask, clusters.index[rows], labels.index[rows], labels.value[rows], weight)
+    start = jax.tree.map(jnp.array, (encoder, head))
+    loss, grads = jax.value_and_grad(slow_loss)(start)
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, start, grads)
+    state, value = step(S.init_state(*start, tx, tx), batch, parent_of_label(C), jax.random.key(0))
+    np.testing.assert_allclose(value, loss, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), (state.encoder, state.head), expected)
+    assert int(state.step) == 1
+
+
+@pytest.mark.parametrize("label_devices", [1, 2, 4])
+def test_eight_devices_train_as_one(problem, label_devices, monkeypatch):
+    """SGD, since Adam hides errors of scale; the dropout masks do not depend on the devices either."""
+    monkeypatch.setattr(F, "encoder_optimizer", lambda schedule, **_: optax.sgd(0.5))
+    monkeypatch.setattr(F, "head_optimizer", lambda schedule, **_: optax.sgd(0.5))
+    one = tune(problem, make_mesh(devices=jax.devices()[:1]))
+    assert len(jax.devices()) == 8
+    many = tune(problem, make_mesh(label_devices))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), one, many)
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), one, (problem[5], problem[6]))
+    assert max(jax.tree.leaves(moved)) > 1e-3
+
+
+def test_training_twice_gives_the_same_bits_and_leaves_its_arguments_alone(problem):
+    mesh = make_mesh(devices=jax.devices()[:1])
+    first, second = tune(problem, mesh), tune(problem, mesh)
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def test_fine_tuning_lowers_the_loss_and_reports(problem):
+    entries = []
+    evaluated = []
+    tune(
+        problem,
+        make_mesh(devices=jax.devices()[:1]),
+        num_steps=120,
+        learning_rate=3e-2,
+        log_steps=20,
+        eval_steps=60,
+        evaluate=lambda encoder, head: evaluated.append(head["W"].shape) or {"P@1": 0.0},
+        log=entries.append,
+    )
+    losses = [entry["loss"] for entry in entries if "loss" in entry]
+    assert len(losses) == 6
+    assert losses[-1] < 0.5 * losses[0]
+    assert evaluated == [(NR_LABELS, HIDDEN)] * 2
+
+
+def test_a_diverging_loss_is_told(problem):
+    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d+: lower matcher.learning_rate"):
+        tune(problem, make_mesh(devices=jax.devices()[:1]), learning_rate=float("inf"))
+
+
+def slow_scores(problem, M_pred, k):
+    """The k best children of each row's clusters under l3-hinge, one at a time."""
+    tokens, _, C, _, module, encoder, head = problem
+    parent, best, embeddings = parent_of_label(C), [], []
+    for i in range(NR_TEXTS):
+        ids = tokens.ids[tokens.offsets[i] : tokens.offsets[i + 1]][None]
+        emb = np.asarray(module.apply({"params": encoder}, ids, np.ones_like(ids, bool), deterministic=True)[1][0])
+        row = dict(zip(M_pred[[i]].indices, M_pred[[i]].data, strict=True))
+        scores = {
+            label: np.exp(-max(0.0, 1 - (emb @ head["W"][label] + head["b"][label])) ** 3) * row[parent[label]]
+            for label in range(NR_LABELS)
+            if parent[label] in row
+        }
+        best.append(sorted(scores.items(), key=lambda item: -item[1])[:k])
+        embeddings.append(emb)
+    return best, np.array(embeddings)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_scores_are_the_best_children_of_the_beam(problem, devices):
+    tokens, _, C, M, module, encoder, head = problem
+    mesh = make_mesh(2 if devices == 8 else 1, devices=jax.devices()[:devices])
+    M_pred = M.copy()
+    M_pred.data = np.random.default_rng(1).random(M.nnz).astype(np.float32)
+    score = F.make_scorer(module, C, mesh=mesh, padding=PADDING, only_topk=4, post_processor="l3-hinge")
+    P, emb = score(encoder, head, tokens, M_pred)
+    expected, expected_emb = slow_scores(problem, M_pred, 4)
+    np.testing.assert_allclose(emb, expected_emb, atol=1e-6)
+    for i, pairs in enumerate(expected):
+        row = slice(P.indptr[i], P.indptr[i + 1])
+        assert P.indices[row].tolist() == [label for label, _ in pairs]
+        np.testing.assert_allclose(P.data[row], [value for _, value in pairs], atol=1e-6)
+
+
+def test_embed_gives_the_texts_in_their_order(problem):
+    tokens, _, _, M, module, encoder, _ = problem
+    mesh = make_mesh(devices=jax.devices()[:1])
+    emb = F.embed(module, encoder, tokens, mesh=mesh, padding=PADDING)
+    np.testing.assert_allclose(emb, slow_scores(problem, M, 1)[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(S.POST_PROCESSORS))
+def test_post_processors_are_those_of_the_ranker(name):
+    v, parent = np.linspace(-3, 3, 13).astype(np.float32), np.linspace(-0.9, 0.9, 13).astype(np.float32)
+    transform, combine = S.POST_PROCESSORS[name]
+    ranker_transform, ranker_combine = RANKER_POST_PROCESSORS[name]
+    expected = ranker_combine(ranker_transform(v), parent)
+    np.testing.assert_allclose(combine(transform(v), parent), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_number_of_steps():
+    assert F.number_of_steps(100, batch_size=32, num_epochs=2, max_steps=0) == 8
+    assert F.number_of_steps(100, batch_size=32, num_epochs=2, max_steps=5) == 5
+    assert F.number_of_steps(3, batch_size=32, num_epochs=0.1, max_steps=0) == 1
+
+
+def test_an_epoch_of_train_batches_weighs_every_text_once(problem):
+    tokens, Y, _, M, *_ = problem
+    batches = list(F.train_batches(tokens, Y, M, PADDING, batch_size=7, steps=8, seed=0))
+    assert len(batches) == 8
+    assert sum(float(batch.weight_b.sum()) for batch in batches) == 2 * NR_TEXTS
+    assert all(batch.ids_bt.shape[0] == 7 for batch in batches)
+
+
+def test_mesh_sizes_are_checked():
+    with pytest.raises(ValueError, match=r"mesh\.label is 3: it must divide the number of devices, 8"):
+        make_mesh(3)
+    with pytest.raises(ValueError, match="matcher.batch_size is 6: it must be a multiple of the data devices, 8"):
+        check_batch_size(make_mesh(1), 6, "matcher.batch_size")
+
+
+def test_batches_and_heads_are_split_over_their_axes():
+    mesh = make_mesh(2)
+    assert split_batch(mesh, np.zeros((8, 3))).sharding.shard_shape((8, 3)) == (2, 3)
+    assert split_labels(mesh, np.zeros((6, 3))).sharding.shard_shape((6, 3)) == (3, 3)

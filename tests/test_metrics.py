@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from xrt_jax.metrics import format_table, inverse_propensity, ndcg, precision_recall, psp
+
+Y = sp.csr_matrix(np.array([[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]], np.float32))
+P = sp.csr_matrix(np.array([[0.9, 0.5, 0.5, 0.1], [0, 0.2, 0.8, 0], [0.3, 0, 0, 0]], np.float32))
+
+
+def random_case(seed):
+    rng = np.random.default_rng(seed)
+    truth = sp.random(30, 20, 0.15, format="csr", random_state=rng)
+    scores = sp.random(30, 20, 0.4, format="csr", random_state=rng)
+    scores.data = rng.integers(1, 6, scores.nnz) / 5.0
+    return truth, scores
+
+
+def slow_ranking(P, i):
+    row = P.getrow(i)
+    return [label for _, label in sorted(zip(-row.data, row.indices, strict=True))]
+
+
+def test_precision_recall_by_hand():
+    # row 0 ranks 0, 1, 2, 3 (tie by lower id): hits 1 1 2 2; row 1 ranks 2, 1: hits 0 1 1 1; row 2 has no label
+    result = precision_recall(Y, P, 4)
+    np.testing.assert_allclose(result["prec"], [1 / 3, 2 / 6, 3 / 9, 3 / 12])
+    np.testing.assert_allclose(result["recall"], np.array([0.5, 0.5 + 1, 1 + 1, 1 + 1]) / 3)
+
+
+def test_order_of_the_stored_entries_does_not_matter():
+    shuffled = sp.csr_matrix((P.data.copy(), P.indices.copy(), P.indptr), shape=P.shape)
+    shuffled.indices[:4], shuffled.data[:4] = shuffled.indices[:4][::-1].copy(), shuffled.data[:4][::-1].copy()
+    assert not shuffled.has_sorted_indices
+    np.testing.assert_array_equal(precision_recall(Y, shuffled, 3)["prec"], precision_recall(Y, P, 3)["prec"])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_precision_recall_against_a_slow_one(seed):
+    truth, scores = random_case(seed)
+    for k in (1, 3, 10):
+        hits = [len(set(slow_ranking(scores, i)[:k]) & set(truth.getrow(i).indices)) for i in range(30)]
+        true = [max(1, truth.getrow(i).nnz) for i in range(30)]
+        result = precision_recall(truth, scores, 10)
+        assert result["prec"][k - 1] == pytest.approx(np.mean(hits) / k)
+        assert result["recall"][k - 1] == pytest.approx(np.mean(np.divide(hits, true)))
+
+
+def test_stored_zeros_count():
+    stored = sp.csr_matrix((np.zeros(1, np.float32), ([1], [1])), shape=(2, 3))
+    assert precision_recall(stored, stored, 1)["prec"].tolist() == [0.5]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_ndcg_and_psp_against_slow_ones(seed):
+    truth, scores = random_case(seed)
+    weight = np.random.default_rng(seed).uniform(1, 9, 20)
+    k, gains, gained, best = 5, [], 0.0, 0.0
+    for i in range(30):
+        true = set(truth.getrow(i).indices)
+        ranking = slow_ranking(scores, i)[:k]
+        dcg = sum(1 / np.log2(r + 2) for r, label in enumerate(ranking) if label in true)
+        ideal = sum(1 / np.log2(r + 2) for r in range(min(k, len(true))))
+        gains.append(dcg / ideal if true else 0)
+        gained += sum(weight[label] for label in ranking if label in true)
+        best += sum(sorted((weight[label] for label in true), reverse=True)[:k])
+    assert ndcg(truth, scores, k)[-1] == pytest.approx(np.mean(gains))
+    assert psp(truth, scores, k, weight)[-1] == pytest.approx(gained / best, rel=1e-6)
+
+
+def test_a_perfect_ranking_scores_one():
+    weight = np.array([1.0, 2, 3, 4])
+    np.testing.assert_allclose(psp(Y, Y.multiply(weight).tocsr(), 2, weight), 1)
+    np.testing.assert_allclose(ndcg(Y[:2], Y[:2], 3), 1)
+
+
+def test_inverse_propensity_by_hand():
+    trn = sp.csr_matrix(np.array([[1, 0], [1, 0], [1, 1], [0, 0]], np.float32))
+    C = (np.log(4) - 1) * 2.5**0.55
+    np.testing.assert_allclose(inverse_propensity(trn), [1 + C * 4.5**-0.55, 1 + C * 2.5**-0.55])
+
+
+def test_other_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"\(3, 4\)"):
+        precision_recall(Y, P[:2])
+
+
+def test_format_table():
+    table = format_table(
+        {"ours": {"prec": [1.0, 0.5], "recall": [0.25, 0.33333]}, "x": {"prec": [0, 0], "recall": [0, 0]}}
+    )
+    assert table.splitlines() == [
+        "model     P@1     P@2     R@1     R@2",
+        "ours   100.00   50.00   25.00   33.33",
+        "x        0.00    0.00    0.00    0.00",
+    ]

@@ -1,0 +1,128 @@
+import numba
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from xrt_jax import sparse
+from xrt_jax.sparse import Features
+
+
+def random_csr(n, d, density=0.3, seed=0):
+    return sp.random(n, d, density, format="csr", dtype=np.float32, random_state=seed)
+
+
+def test_as_features_casts_sorts_and_leaves_its_input_alone():
+    A = sp.csr_matrix((np.array([1, 2, 3]), np.array([2, 0, 2]), np.array([0, 3])), shape=(1, 3))
+    X = sparse.as_features(A)
+    assert X.sparse.dtype == np.float32 and X.dense is None
+    assert X.sparse.indices.tolist() == [0, 2] and X.sparse.data.tolist() == [2, 4]
+    assert A.indices.tolist() == [2, 0, 2]
+    E = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+    assert sparse.as_features(E).dense.dtype == np.float32 and sparse.as_features(E).dense.flags.c_contiguous
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_as_features_refuses_what_is_not_finite(bad):
+    E = np.zeros((2, 2))
+    E[1, 1] = bad
+    for X in (E, sp.csr_matrix(E), Features(sp.csr_matrix((2, 1)), E)):
+        with pytest.raises(ValueError, match="NaN or infinity"):
+            sparse.as_features(X)
+
+
+def test_as_features_refuses_parts_of_unequal_length():
+    with pytest.raises(ValueError, match=r"3 rows .* 2"):
+        sparse.as_features(Features(sp.csr_matrix((3, 1)), np.zeros((2, 1))))
+
+
+def test_features_count_take_and_join_both_parts():
+    A, E = random_csr(5, 4), np.arange(10, dtype=np.float32).reshape(5, 2)
+    X = Features(A, E)
+    assert sparse.nr_rows(X) == 5 and sparse.nr_features(X) == 6
+    part = sparse.take_rows(X, np.array([3, 0]))
+    np.testing.assert_array_equal(sparse.to_csr(part).toarray(), np.hstack([A.toarray(), E])[[3, 0]])
+
+
+def test_normalize_rows_keeps_zero_rows():
+    expected = [[0.6, 0.8], [0, 0]]
+    np.testing.assert_allclose(sparse.normalize_rows(np.array([[3.0, 4], [0, 0]])), expected, rtol=1e-6)
+    unit = sparse.normalize_rows(sp.csr_matrix([[3.0, 4], [0, 0]]))
+    np.testing.assert_allclose(unit.toarray(), expected, rtol=1e-6)
+    assert unit.dtype == np.float32
+
+
+def test_find_entries_against_a_dictionary():
+    rng = np.random.default_rng(0)
+    A = random_csr(20, 30, 0.1)
+    stored = {pair: i for i, pair in enumerate(zip(sparse.row_ids(A), A.indices, strict=True))}
+    rows, cols = rng.integers(0, 20, 200), rng.integers(0, 30, 200)
+    expected = [stored.get(pair, -1) for pair in zip(rows, cols, strict=True)]
+    assert sparse.find_entries(A, rows, cols).tolist() == expected
+    assert max(expected) >= 0 > min(expected)
+
+
+@pytest.mark.parametrize("rows", [[7, 2, 11], list(range(15))])
+def test_view_rows_shows_the_same_rows(rows):
+    A = random_csr(20, 50, 0.1)
+    view = sparse.view_rows(sparse.feature_arrays(sparse.as_features(A)), np.array(rows))
+    shown = np.zeros((len(rows), 50), np.float32)
+    for i, (start, stop) in enumerate(zip(view.start, view.stop, strict=True)):
+        shown[i, view.columns[view.indices[start:stop]]] = view.values[start:stop]
+    np.testing.assert_array_equal(shown, A[rows].toarray())
+    assert (np.diff(view.columns.astype(int)) > 0).all()
+    if len(rows) < 10:
+        assert set(view.columns) == set(A[rows].indices)
+
+
+def test_lowest_breaks_ties_by_position():
+    assert sparse.lowest(np.array([2, 1, 1, 0, 1], np.float32), 3).tolist() == [0, 1, 1, 1, 0]
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 17, 400):
+        values = rng.integers(0, 9, n).astype(np.float32)
+        for k in {1, (n + 1) // 2, n}:
+            expected = np.zeros(n, int)
+            expected[np.argsort(values, kind="stable")[:k]] = 1
+            assert sparse.lowest(values, k).tolist() == expected.tolist()
+
+
+def test_thread_map_keeps_the_order():
+    threads = numba.get_num_threads()
+    try:
+        for n in (1, threads):
+            numba.set_num_threads(n)
+            assert list(sparse.thread_map(lambda i: i * i, range(50))) == [i * i for i in range(50)]
+    finally:
+        numba.set_num_threads(threads)
+
+
+def test_tracked_tells_the_progress():
+    told = []
+
+    class Bar:
+        def __init__(self, total, desc):
+            told.append((total, desc))
+
+        def update(self, n):
+            told.append(n)
+
+        def close(self):
+            told.append("closed")
+
+    assert list(sparse.tracked("ab", [2, 3], Bar, "work")) == ["a", "b"]
+    assert told == [(5, "work"), 2, 3, "closed"]
+
+
+def test_npz_round_trip_is_uncompressed_and_leaves_nothing_else(tmp_path):
+    A = random_csr(4, 5)
+    sparse.save_npz(tmp_path / "sub" / "A.npz", A)
+    assert (sparse.load_npz(tmp_path / "sub" / "A.npz") != A).nnz == 0
+    assert [p.name for p in (tmp_path / "sub").iterdir()] == ["A.npz"]
+    assert A.data.tobytes() in (tmp_path / "sub" / "A.npz").read_bytes()
+
+
+def test_load_npz_names_a_bad_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.npz"):
+        sparse.load_npz(tmp_path / "none.npz")
+    (tmp_path / "bad.npz").write_bytes(b"no zip")
+    with pytest.raises(ValueError, match=r"bad\.npz"):
+        sparse.load_npz(tmp_path / "bad.npz")

@@ -1,0 +1,260 @@
+import numba
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from scipy.optimize import minimize
+
+from xrt_jax.sparse import Features, normalize_rows
+from xrt_jax.tree.chain import aggregate_labels, complete_chain
+from xrt_jax.xlinear.predict import predict
+from xrt_jax.xlinear.train import per_level, relevance_chain, train_dense_head, train_level, train_ranker
+
+N, D, L, K = 60, 12, 9, 3
+
+
+def problem(seed=0):
+    """X [N, D], Y [N, L] without empty labels, C [L, K] with scattered labels, M [N, K] that misses some positives."""
+    rng = np.random.default_rng(seed)
+    X = normalize_rows(sp.random(N, D, 0.4, format="csr", dtype=np.float32, random_state=seed))
+    Y = sp.csr_matrix((rng.random((N, L)) < 0.15).astype(np.float32))
+    C = sp.csc_matrix((np.ones(L, np.float32), (np.arange(L), np.arange(L) % K)))
+    M = sp.csr_matrix((rng.random((N, K)) < 0.5).astype(np.float32))
+    return X, Y, C, M
+
+
+def objective(w, X, y, cost, bias):
+    margin = y * (X @ w[:-1] + bias * w[-1])
+    return 0.5 * w @ w + (cost * np.maximum(0, 1 - margin) ** 2).sum()
+
+
+def slow_weights(X, Y, C, M, label, R=None, Cp=1.0, Cn=1.0, bias=1.0):
+    """Minimiser over the instances that the label is trained on, its objective, and that objective as a function."""
+    parent = C[label].indices[0]
+    positive = Y[:, [label]].toarray().ravel() > 0
+    rows = np.flatnonzero(positive | (M[:, [parent]].toarray().ravel() > 0))
+    y = np.where(positive[rows], 1.0, -1.0)
+    cost = np.where(positive[rows], Cp * (1 if R is None else R[:, [label]].toarray().ravel()[rows]), Cn)
+    function = lambda w: objective(w, X.toarray()[rows].astype(float), y, cost, bias)  # noqa: E731
+    best = minimize(function, np.zeros(X.shape[1] + 1), method="L-BFGS-B", options={"ftol": 1e-15, "gtol": 1e-10})
+    return best.x, best.fun, function
+
+
+@pytest.mark.parametrize("Cp, Cn, bias", [(1.0, 1.0, 1.0), (5.0, 0.5, 1.0), (1.0, 2.0, 0.5)])
+def test_descent_finds_the_minimum(Cp, Cn, bias):
+    X, Y, C, M = problem()
+    W = train_level(X, Y, C, M, Cp=Cp, Cn=Cn, bias=bias, threshold=0.0, eps=1e-6, max_iter=5000).toarray()
+    assert W.shape == (D + 1, L) and W.dtype == np.float32
+    for label in range(L):
+        w, least, function = slow_weights(X, Y, C, M, label, Cp=Cp, Cn=Cn, bias=bias)
+        assert function(W[:, label].astype(float)) == pytest.approx(least, rel=1e-6)
+        np.testing.assert_allclose(W[:, label], w, atol=1e-3)
+
+
+def test_relevance_is_the_cost_of_a_positive():
+    X, Y, C, M = problem(1)
+    R = Y.copy()
+    R.data = np.random.default_rng(0).uniform(0.2, 4, Y.nnz).astype(np.float32)
+    R.data[:5] = 0
+    W = train_level(X, Y, C, M, R=R, threshold=0.0, eps=1e-6, max_iter=5000).toarray()
+    for label in range(L):
+        np.testing.assert_allclose(W[:, label], slow_weights(X, Y, C, M, label, R=R)[0], atol=1e-3)
+
+
+def test_cost_2_equals_relevance_2():
+    X, Y, C, M = problem(2)
+    by_cost = train_level(X, Y, C, M, Cp=2.0)
+    by_relevance = train_level(X, Y, C, M, R=Y * 2)
+    assert abs(by_cost - by_relevance).max() == 0 and abs(by_cost - train_level(X, Y, C, M)).max() > 0.01
+
+
+def test_no_bias_row_without_bias():
+    X, Y, C, M = problem()
+    W = train_level(X, Y, C, M, bias=0.0, threshold=0.0, eps=1e-6, max_iter=5000).toarray()
+    assert W.shape == (D, L)
+    w = slow_weights(X, Y, C, M, 4, bias=0.0)[0]
+    np.testing.assert_allclose(W[:, 4], w[:-1], atol=1e-3)
+
+
+def test_sparse_dense_and_mixed_features_agree():
+    X, Y, C, M = problem()
+    dense = X.toarray()
+    exact = {"threshold": 0.0, "eps": 1e-6, "max_iter": 5000}
+    expected = train_level(X, Y, C, M, **exact).toarray()
+    for same in (dense, Features(X[:, :7], dense[:, 7:]), X.tocsc()):
+        np.testing.assert_allclose(train_level(same, Y, C, M, **exact).toarray(), expected, atol=1e-4)
+
+
+def test_threshold_drops_small_weights():
+    X, Y, C, M = problem()
+    full, cut = train_level(X, Y, C, M, threshold=0.0).toarray(), train_level(X, Y, C, M, threshold=0.3)
+    np.testing.assert_array_equal(cut.toarray(), np.where(np.abs(full) >= 0.3, full, 0))
+    assert 0 < cut.nnz < np.count_nonzero(full) and cut.has_sorted_indices and cut.nnz == cut.count_nonzero()
+
+
+def test_max_nonzeros_keeps_the_largest():
+    X, Y, C, M = problem()
+    full, cut = (
+        train_level(X, Y, C, M, threshold=0.0).toarray(),
+        train_level(X, Y, C, M, threshold=0.0, max_nonzeros_per_label=3).toarray(),
+    )
+    for label in range(L):
+        largest = np.sort(np.argsort(-np.abs(full[:, label]), kind="stable")[:3])
+        assert np.flatnonzero(cut[:, label]).tolist() == largest.tolist()
+        np.testing.assert_array_equal(cut[largest, label], full[largest, label])
+
+
+def test_labels_without_parent_or_positives():
+    X, Y, C, M = problem()
+    C = C.tolil()
+    C[4] = 0
+    Y = Y.tolil()
+    Y[:, 1] = 0
+    W = train_level(X, Y.tocsr(), C.tocsc(), M, threshold=0.0).toarray()
+    whole = train_level(X, Y.tocsr(), problem()[2], M, threshold=0.0).toarray()
+    assert not W[:, 4].any() and whole[:, 4].any()
+    np.testing.assert_array_equal(np.delete(W, 4, axis=1), np.delete(whole, 4, axis=1))
+    assert W[-1, 1] < 0  # only negatives: the bias says no
+
+
+def test_stored_zeros_of_y_are_positives():
+    X, Y, C, M = problem()
+    zeros = Y.copy()
+    zeros.data[:] = 0
+    assert abs(train_level(X, zeros, C, M) - train_level(X, Y, C, M)).max() == 0
+
+
+def test_result_depends_neither_on_threads_nor_on_siblings_beside(monkeypatch):
+    rng = np.random.default_rng(0)
+    X = Features(
+        sp.random(400, 300, 0.05, format="csr", dtype=np.float32, random_state=0),
+        rng.normal(size=(400, 3)).astype(np.float32),
+    )
+    Y = sp.random(400, 90, 0.02, format="csr", dtype=np.float32, random_state=1)
+    chain = complete_chain(
+        sp.csc_matrix((np.ones(90, np.float32), (np.arange(90), np.arange(90) // 12))), nr_splits=4, min_codes=None
+    )
+    settings = {"neg_mining": ("tfn", "tfn+man", "man"), "only_topk": (2, 3, 4)}
+    threads, rankers = numba.get_num_threads(), []
+    try:
+        for n, per_job in ((1, 16), (threads, 16), (threads, 3)):
+            numba.set_num_threads(n)
+            monkeypatch.setattr("xrt_jax.xlinear.train.LABELS_PER_JOB", per_job)
+            rankers.append(train_ranker(X, Y, chain, **settings))
+    finally:
+        numba.set_num_threads(threads)
+    for ranker in rankers[1:]:
+        for a, b in zip(rankers[0], ranker, strict=True):
+            assert a.W.nnz == b.W.nnz > 0 and (a.W != b.W).nnz == 0
+
+
+def test_dense_head():
+    X, Y, C, M = problem()
+    W, b = train_dense_head(X.toarray(), Y, C, M, eps=1e-5, max_iter=20000)
+    assert W.shape == (L, D) and b.shape == (L,) and W.dtype == b.dtype == np.float32
+    _, least, function = slow_weights(X, Y, C, M, 2, Cp=100.0, Cn=100.0)
+    assert function(np.append(W[2], b[2]).astype(float)) == pytest.approx(least, rel=1e-4)
+
+
+def test_bad_levels_are_refused():
+    X, Y, C, M = problem()
+    with pytest.raises(ValueError, match="X has 59 rows"):
+        train_level(X[:-1], Y, C, M)
+    with pytest.raises(ValueError, match="M 2 clusters"):
+        train_level(X, Y, C, M[:, :2])
+    with pytest.raises(ValueError, match="label 0 has 3 parents"):
+        train_level(X, Y, sp.csc_matrix(np.ones((L, K))), M)
+    with pytest.raises(ValueError, match="Cn=0"):
+        train_level(X, Y, C, M, Cn=0)
+    with pytest.raises(ValueError, match="pattern of Y"):
+        train_level(X, Y, C, M, R=sp.csr_matrix(np.ones(Y.shape)))
+    with pytest.raises(ValueError, match="no negative value"):
+        train_level(X, Y, C, M, R=-Y)
+
+
+# ---------------------------------------------------------------------------- the tree
+
+
+def two_levels():
+    X, Y, C, _ = problem()
+    return X, Y, complete_chain(C, nr_splits=3, min_codes=None)
+
+
+def test_ranker_levels_are_trained_on_the_right_instances():
+    X, Y, chain = two_levels()
+    top, leaf = train_ranker(
+        X, Y, chain, Cp=(1.0, 3.0), threshold=(0.05, 0.2), only_topk=(2, 4), post_processor=("sigmoid", "noop")
+    )
+    Y_top, Y_leaf = aggregate_labels(Y, chain)
+    assert abs(top.W - train_level(X, Y_top, chain[0], np.ones((N, 1)), threshold=0.05)).max() == 0
+    assert abs(leaf.W - train_level(X, Y_leaf, chain[1], Y_top, Cp=3.0, threshold=0.2)).max() == 0
+    assert (top.only_topk, leaf.only_topk, top.post_processor, leaf.post_processor) == (2, 4, "sigmoid", "noop")
+
+
+@pytest.mark.parametrize("scheme", ["man", "tfn+man"])
+def test_matcher_aware_negatives(scheme):
+    X, Y, chain = two_levels()
+    top, leaf = train_ranker(X, Y, chain, neg_mining=("tfn", scheme), only_topk=(1, 4))
+    M = (predict([top], X, only_topk=1) > 0).astype(np.float32)
+    if scheme == "tfn+man":
+        M = M + aggregate_labels(Y, chain)[0]
+    assert abs(leaf.W - train_level(X, Y, chain[1], M)).max() == 0
+    assert abs(leaf.W - train_ranker(X, Y, chain)[1].W).max() > 0
+
+
+def test_relevance_chain_by_hand():
+    chain = complete_chain(sp.csc_matrix([[1, 0], [1, 0], [0, 1]]), nr_splits=2, min_codes=None)
+    Y = sp.csr_matrix(np.array([[5, 1, 1], [0, 0, 2]], np.float32))
+    top, leaf = relevance_chain(Y, None, chain, "induce", "l1")
+    np.testing.assert_allclose(top.toarray(), [[2 / 3, 1 / 3], [0, 1]], rtol=1e-6)
+    np.testing.assert_allclose(leaf.toarray(), [[1 / 3] * 3, [0, 0, 1]], rtol=1e-6)
+    assert relevance_chain(Y, Y, chain, "induce", "no-norm")[0].toarray().tolist() == [[6, 1], [0, 2]]
+    np.testing.assert_allclose(
+        relevance_chain(Y, Y, chain, "induce", "max")[0].toarray(), [[1, 1 / 6], [0, 1]], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        relevance_chain(Y, Y, chain, "induce", "l2")[0].toarray()[0], np.array([6, 1]) / 37**0.5, rtol=1e-6
+    )
+    assert relevance_chain(Y, Y, chain, "ranker-only", "no-norm")[0] is None
+    assert relevance_chain(Y, Y, chain, "disable", "l1") == [None, None]
+
+
+def test_induced_relevance_equals_cost():
+    X, Y, chain = two_levels()
+    Y_top = aggregate_labels(Y, chain)[0]
+    one_label = sp.csr_matrix(Y.multiply(np.asarray(Y.sum(axis=1)) == 1))  # so that upper relevances are 2 as well
+    assert one_label.nnz > 20 and Y_top.max() > 1
+    by_cost = train_ranker(X, one_label, chain, Cp=(2.0,))
+    by_relevance = train_ranker(X, one_label, chain, rel_mode="induce", R=one_label * 2)
+    for a, b in zip(by_cost, by_relevance, strict=True):
+        assert abs(a.W - b.W).max() == 0
+
+
+def test_settings_per_level():
+    assert per_level("Cp", (1,), 3) == (1, 1, 1) and per_level("Cp", [1, 2, 3], 3) == (1, 2, 3)
+    X, Y, chain = two_levels()
+    with pytest.raises(ValueError, match=r"eps has 3 values .* 2 levels"):
+        train_ranker(X, Y, chain, eps=(0.1, 0.1, 0.1))
+    for key, value in {"neg_mining": ("usn",), "post_processor": ("l9",), "rel_mode": "all", "rel_norm": "l3"}.items():
+        with pytest.raises(ValueError, match=f"{key}="):
+            train_ranker(X, Y, chain, **{"rel_mode": "induce", key: value})
+    with pytest.raises(ValueError, match="root"):
+        train_ranker(X, Y, chain[1:])
+
+
+def test_progress_counts_every_label():
+    X, Y, chain = two_levels()
+    done = {}
+
+    class Bar:
+        def __init__(self, total, desc):
+            self.desc = desc
+            done[desc] = [total, 0]
+
+        def update(self, n):
+            done[self.desc][1] += n
+
+        def close(self):
+            pass
+
+    train_ranker(X, Y, chain, neg_mining=("man",), progress=Bar)
+    assert done == {"training 3 classifiers": [3, 3], "scoring 3 nodes": [N, N], "training 9 classifiers": [9, 9]}

@@ -1,0 +1,64 @@
+"""What the commands on a trained model share: flags, texts in, results out, one line for a mistake."""
+
+import contextlib
+import gzip
+import lzma
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from absl import app, flags
+
+from xrt_jax.disk import replace_file
+from xrt_jax.report import set_up_logging
+from xrt_jax.sparse import load_npz
+
+
+def run_command(main: Callable) -> int:
+    """Parses the flags and runs main(flags); exit status 2 and one line on standard error for bad input."""
+    app.define_help_flags()
+    set_up_logging()
+    try:
+        rest = flags.FLAGS(sys.argv)[1:]
+        if rest:
+            raise ValueError(f"unexpected argument {rest[0]!r}: see --help")
+        main(flags.FLAGS)
+    except (flags.Error, ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def read_input(path: str) -> list[str]:
+    """Texts, one a line, from a file (.gz and .xz too) or from standard input."""
+    if path == "-":
+        return [line.rstrip("\n") for line in sys.stdin]
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"--input={path}: there is no such file")
+    opener = {".gz": gzip.open, ".xz": lzma.open}.get(Path(path).suffix, open)
+    with opener(path, "rt", encoding="utf-8") as lines:
+        texts = [line.rstrip("\n") for line in lines]
+    if not texts:
+        raise ValueError(f"--input={path} holds no texts")
+    return texts
+
+
+def given_features(path: str):
+    """Features from .npz (sparse) or .npy (dense), None for an empty path."""
+    if not path:
+        return None
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"--features={path}: there is no such file")
+    return np.load(path, allow_pickle=False) if path.endswith(".npy") else load_npz(path)
+
+
+@contextlib.contextmanager
+def open_output(path: str) -> Iterator[IO[str]]:
+    """A text file to write, whole or not at all; - is standard output."""
+    if path == "-":
+        yield sys.stdout
+        return
+    with replace_file(path) as tmp, open(tmp, "w", encoding="utf-8") as out:
+        yield out

@@ -1,0 +1,125 @@
+"""Reading configurations: flags to a locked ConfigDict, with one clear line for each mistake."""
+
+import difflib
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict
+
+
+def flatten(config: ConfigDict, prefix: str = "") -> dict[str, object]:
+    """{"matcher.loss": ("squared-hinge",), …}"""
+    flat = {}
+    for key, value in config.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else {prefix + key: value})
+    return flat
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """A flags_parser for absl's app.run; ValueError in one line for unknown or ill-typed fields of --config."""
+    path = _config_path(argv)
+    reference = flatten(load_config(path)) if path else {}
+    for key in _overridden(argv):
+        if key not in reference:
+            raise ValueError(f"unknown config field {key!r}: {_nearest(key, reference)}")
+    try:
+        rest = flags.FLAGS(argv)
+    except (flags.Error, TypeError, ValueError, AttributeError, KeyError) as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+    if path:
+        config = flags.FLAGS.config
+        for key in _overridden(argv):
+            _set(config, key, settle(key, _get(config, key), reference[key]))
+    return rest
+
+
+def load_config(path: str) -> ConfigDict:
+    """The ConfigDict that the get_config of a configuration file returns."""
+    file = Path(path.split(":")[0])
+    if not file.is_file():
+        raise FileNotFoundError(f"--config={path}: there is no such file; see configs/")
+    if str(file.parent.parent.resolve()) not in sys.path:  # a configuration starts from configs.default
+        sys.path.insert(0, str(file.parent.parent.resolve()))
+    spec = importlib.util.spec_from_file_location("config_file", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ValueError(f"{file} has no function get_config: see configs/default.py")
+    return module.get_config(*path.split(":")[1:])
+
+
+def settle(key: str, value, reference):
+    """The value with the types of the file's own; flags leave the entries of tuples unchecked."""
+    if not isinstance(reference, tuple):
+        return value
+    if isinstance(value, tuple) and any(isinstance(entry, str) for entry in value):
+        value = tuple(part for entry in value for part in str(entry).split(",") if part)
+    kind = type(reference[0]) if reference else str
+    try:
+        settled = tuple(kind(entry) for entry in value)
+    except (TypeError, ValueError):
+        settled = None
+    if settled is None or kind is int and any(entry != float(given) for entry, given in zip(settled, value, strict=True)):
+        raise ValueError(f"config field {key!r} takes {kind.__name__} values separated by commas, not {value!r}")
+    return settled
+
+
+def per_level(values: tuple, nr_levels: int, key: str) -> tuple:
+    """One value a level from a tuple of one or of nr_levels values; ValueError names the field otherwise."""
+    if len(values) not in (1, nr_levels):
+        raise ValueError(f"config field {key!r} has {len(values)} values for {nr_levels} levels: give 1 or {nr_levels}")
+    return tuple(values) * (nr_levels // len(values))
+
+
+def settings_of_level(config: ConfigDict, level: int, nr_levels: int, prefix: str) -> dict[str, object]:
+    """The fields of a section for one level: tuples by per_level, other fields as they are."""
+    return {
+        key: per_level(value, nr_levels, f"{prefix}.{key}")[level] if isinstance(value, tuple) else value
+        for key, value in config.items()
+    }
+
+
+def to_json(config: ConfigDict) -> dict[str, object]:
+    """The flat configuration as JSON gives it back: tuples are lists."""
+    return json.loads(json.dumps(flatten(config)))
+
+
+def differences(old: dict[str, object], new: dict[str, object]) -> list[str]:
+    """Fields in which two flat configurations differ, as "key: old -> new"."""
+    keys = sorted(old.keys() | new.keys())
+    return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
+
+
+def _config_path(argv: list[str]) -> str | None:
+    for i, arg in enumerate(argv):
+        name, equals, value = arg.lstrip("-").partition("=")
+        if arg.startswith("-") and name == "config":
+            return value if equals else (argv[i + 1] if i + 1 < len(argv) else None)
+    return None
+
+
+def _overridden(argv: list[str]) -> list[str]:
+    names = [arg.lstrip("-").partition("=")[0] for arg in argv if arg.startswith("-")]
+    return [name.removeprefix("config.") for name in names if name.startswith("config.")]
+
+
+def _nearest(key: str, reference: dict[str, object]) -> str:
+    last = key.rpartition(".")[2]
+    same_end = [known for known in reference if known.rpartition(".")[2] == last]
+    close = same_end or difflib.get_close_matches(key, reference, 3, 0.5)
+    sections = sorted({known.partition(".")[0] for known in reference})
+    return f"did you mean {', '.join(close)}?" if close else f"the sections are {', '.join(sections)}"
+
+
+def _get(config: ConfigDict, key: str):
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def _set(config: ConfigDict, key: str, value) -> None:
+    section, _, name = key.rpartition(".")
+    (_get(config, section) if section else config)[name] = value

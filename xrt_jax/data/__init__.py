@@ -1,0 +1,1 @@
+"""Data-set folders, TF-IDF, the embedded corpus, tokens and batches."""

@@ -1,0 +1,317 @@
+"""Data-set folders in the PECOS layout, checked before anything long is started.
+
+    X.{trn,dev,tst}.txt    one document a line, UTF-8 (also .txt.gz, .txt.xz)
+    X.{trn,dev,tst}.npz    features, a scipy sparse matrix [n, d] (or .npy, dense); texts, features or both
+    Y.{trn,dev,tst}.npz    labels, a scipy sparse matrix [n, L], relevance > 0
+    output-items.txt       label names, line l names column l of Y (also .gz, .xz; column numbers where absent)
+
+PECOS drops the text after a line's first TAB; here a document is the whole line.
+"""
+
+import gzip
+import logging
+import lzma
+import os
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+
+log = logging.getLogger(__name__)
+
+PACKERS = {"": open, ".gz": gzip.open, ".xz": lzma.open}
+TEXT_ENDINGS = [f".txt{packed}" for packed in PACKERS]
+FEATURE_ENDINGS = [".npz", ".npy"]
+# What zip, zlib, numpy and scipy raise for a file that is not what its name says.
+UNREADABLE = (AttributeError, EOFError, KeyError, NotImplementedError, OSError, TypeError, ValueError)
+UNREADABLE += (zipfile.BadZipFile, zlib.error)
+
+
+class Split(NamedTuple):
+    """One side of a data set: n documents with their labels."""
+
+    texts: list[str] | None
+    Y: sp.csr_matrix  # [n, L] float32, sorted indices, every stored value > 0
+    X: sp.csr_matrix | np.ndarray | None  # [n, d] float32
+
+
+class Dataset(NamedTuple):
+    """A data set. dev and tst are None where there are none; label_names has L entries."""
+
+    trn: Split
+    dev: Split | None
+    tst: Split | None
+    label_names: list[str]
+
+
+def write_atomically(path: Path, write: Callable) -> None:
+    """Calls write(binary file) on a temporary file beside path, then renames it to path."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _find(folder: Path, names: list[str]) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a UTF-8 text file, plain or packed as .gz or .xz, without their line ends."""
+    try:
+        with PACKERS.get(path.suffix, open)(path, "rb") as file:
+            data = file.read()
+    except (lzma.LZMAError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise ValueError(f"{path}: cannot be unpacked ({error}); write or download the file again") from None
+    try:
+        lines = data.decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}: line {line} is not UTF-8; convert the file to UTF-8") from None
+    # str.splitlines would also break at form feeds and other characters that documents do contain.
+    return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
+
+
+def _load_csr(path: Path) -> sp.csr_matrix:
+    try:
+        matrix = sp.csr_matrix(sp.load_npz(path), dtype=np.float32)  # load_npz never unpickles
+        matrix.check_format(full_check=True)
+    except UNREADABLE as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path}: not a sparse matrix written by scipy.sparse.save_npz ({reason})") from None
+    matrix.sum_duplicates()
+    return matrix
+
+
+def _load_dense(path: Path) -> np.ndarray:
+    try:
+        array = np.load(path, allow_pickle=False)
+        if array.ndim != 2:
+            raise ValueError(f"it has {array.ndim} dimensions")
+        return np.ascontiguousarray(array, dtype=np.float32)
+    except UNREADABLE as error:
+        raise ValueError(f"{path}: not a 2-D array of numbers, written by numpy.save ({error})") from None
+
+
+def _row_of(matrix: sp.csr_matrix | np.ndarray, is_bad: Callable) -> int | None:
+    """First row of a matrix that stores a value for which is_bad holds."""
+    if not sp.issparse(matrix):
+        rows = np.flatnonzero(is_bad(matrix).any(axis=1))
+    else:
+        rows = np.searchsorted(matrix.indptr, np.flatnonzero(is_bad(matrix.data)), side="right") - 1
+    return int(rows[0]) if len(rows) else None
+
+
+def _check_finite(path: Path, matrix: sp.csr_matrix | np.ndarray) -> None:
+    row = _row_of(matrix, lambda values: ~np.isfinite(values))
+    if row is not None:
+        raise ValueError(f"{path}: row {row} holds NaN or infinity (as float32); repair or drop that row")
+
+
+def _load_labels(path: Path) -> sp.csr_matrix:
+    Y = _load_csr(path)
+    _check_finite(path, Y)
+    row = _row_of(Y, lambda values: values < 0)
+    if row is not None:
+        raise ValueError(f"{path}: row {row} holds a negative value; labels must be relevances > 0")
+    Y.eliminate_zeros()
+    return Y
+
+
+def _load_features(path: Path) -> sp.csr_matrix | np.ndarray:
+    X = _load_csr(path) if path.suffix == ".npz" else _load_dense(path)
+    _check_finite(path, X)
+    return X
+
+
+def _load_texts(path: Path) -> list[str]:
+    texts = read_lines(path)
+    empty = [row for row, text in enumerate(texts) if not text.strip()]
+    if empty:
+        log.warning("%s: %d of %d texts are empty, the first in row %d", path, len(empty), len(texts), empty[0])
+    return texts
+
+
+def _split_paths(folder: Path, name: str) -> tuple[Path, Path | None, Path | None] | None:
+    """Paths of (Y, texts, features) of a split, or None where the folder has no such split (trn must be there)."""
+    text_names = [f"X.{name}{ending}" for ending in TEXT_ENDINGS]
+    feature_names = [f"X.{name}{ending}" for ending in FEATURE_ENDINGS]
+    Y_path, text_path, feature_path = (_find(folder, names) for names in ([f"Y.{name}.npz"], text_names, feature_names))
+    if not (Y_path or text_path or feature_path) and name != "trn":
+        return None
+    if not Y_path:
+        raise FileNotFoundError(f"{folder}: no labels for the split {name}: looked for Y.{name}.npz")
+    if not (text_path or feature_path):
+        looked_for = ", ".join(text_names + feature_names)
+        raise FileNotFoundError(f"{folder}: no documents for the split {name}: looked for {looked_for}")
+    return Y_path, text_path, feature_path
+
+
+def _load_split(Y_path: Path, text_path: Path | None, feature_path: Path | None) -> Split:
+    Y = _load_labels(Y_path)
+    X = _load_features(feature_path) if feature_path else None
+    texts = _load_texts(text_path) if text_path else None
+    for path, rows in ((feature_path, X is not None and X.shape[0]), (text_path, texts is not None and len(texts))):
+        if path and rows != Y.shape[0]:
+            raise ValueError(
+                f"{path}: {rows} documents, but {Y_path.name} has {Y.shape[0]} rows; line n must belong to row n"
+            )
+    if Y.shape[0] == 0:
+        raise ValueError(f"{Y_path}: no rows; a split needs a document (delete the split's files to go without it)")
+    return Split(texts, Y, X)
+
+
+def _take(split: Split, rows: np.ndarray) -> Split:
+    texts = None if split.texts is None else [split.texts[row] for row in rows]
+    return Split(texts, split.Y[rows], None if split.X is None else split.X[rows])
+
+
+def _read_rows(path: Path, nr_rows: int) -> np.ndarray:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file of row numbers (paths count from the data folder)")
+    lines = read_lines(path)
+    bad = next((n for n, line in enumerate(lines) if not line.strip().isdecimal() or int(line) >= nr_rows), None)
+    if bad is not None:
+        raise ValueError(f"{path}: line {bad + 1} is {lines[bad]!r}, not a row number from 0 to {nr_rows - 1}")
+    rows = np.array([int(line) for line in lines], dtype=np.int64)
+    if len(rows) == 0 or len(np.unique(rows)) < len(rows):
+        raise ValueError(f"{path}: it needs at least one row number, and each one once")
+    return rows
+
+
+def _load_names(folder: Path, nr_labels: int) -> list[str]:
+    path = _find(folder, [f"output-items.txt{packed}" for packed in PACKERS])
+    if path is None:
+        log.warning("%s: no output-items.txt[.gz|.xz]; labels are named by their column numbers", folder)
+        return [str(label) for label in range(nr_labels)]
+    names = read_lines(path)
+    if len(names) != nr_labels:
+        raise ValueError(
+            f"{path}: {len(names)} label names, but Y.trn.npz has {nr_labels} columns; line l must name column l"
+        )
+    return names
+
+
+def _check_same_width(folder: Path, trn: Split, name: str, other: Split) -> None:
+    if other.Y.shape[1] != trn.Y.shape[1]:
+        raise ValueError(
+            f"{folder}: Y.{name}.npz has {other.Y.shape[1]} labels, Y.trn.npz {trn.Y.shape[1]}; they must agree"
+        )
+    for what in ("texts", "X"):
+        if (getattr(trn, what) is None) != (getattr(other, what) is None):
+            kind = "texts" if what == "texts" else "features"
+            raise ValueError(f"{folder}: only one of the splits trn and {name} has {kind}; give them to both or none")
+    if trn.X is not None and (other.X.shape[1] != trn.X.shape[1] or sp.issparse(other.X) != sp.issparse(trn.X)):
+        raise ValueError(
+            f"{folder}: X.{name} is a {type(other.X).__name__} of {other.X.shape[1]} columns, X.trn a "
+            f"{type(trn.X).__name__} of {trn.X.shape[1]}; build the features of all splits with one vectorizer"
+        )
+
+
+def _hold_out(trn: Split, size: int, seed: int) -> tuple[Split, Split]:
+    nr_rows = trn.Y.shape[0]
+    if size >= nr_rows:
+        raise ValueError(f"dev_size={size} leaves nothing of the {nr_rows} training rows; make it smaller")
+    order = np.random.default_rng(seed).permutation(nr_rows)
+    return _take(trn, np.sort(order[size:])), _take(trn, np.sort(order[:size]))
+
+
+def load_dataset(
+    folder: str | Path,
+    *,
+    trn_rows: str | None = None,
+    tst_rows: str | None = None,
+    dev_size: int | None = None,
+    seed: int = 0,
+) -> Dataset:
+    """Loads and checks a data-set folder; the module's docstring shows the layout.
+
+    Args:
+        folder: the data-set folder.
+        trn_rows: text file of row numbers from 0, a line each: train on these only. A path counts from the folder.
+        tst_rows: likewise for the test split.
+        dev_size: None takes the dev files if they are there. 0 means no dev split. Otherwise at most so many first rows
+            of the dev files, or, where there are none, exactly so many rows held out of trn at random.
+        seed: seed of the held-out rows.
+
+    Raises:
+        FileNotFoundError, ValueError: one line that names the file, the row or count, and the remedy.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such data folder")
+    if dev_size is not None and dev_size < 0:
+        raise ValueError(f"dev_size={dev_size} is negative; give 0 for no dev split")
+    paths = {name: _split_paths(folder, name) for name in ("trn", "dev", "tst")}
+    if tst_rows and not paths["tst"]:
+        raise ValueError(f"tst_rows={tst_rows}, but {folder} has no test split (X.tst.*, Y.tst.npz)")
+    if dev_size == 0:
+        paths["dev"] = None
+
+    splits = {name: _load_split(*found) for name, found in paths.items() if found}
+    trn = splits["trn"]
+    for name, split in splits.items():
+        _check_same_width(folder, trn, name, split)
+    label_names = _load_names(folder, trn.Y.shape[1])
+
+    for name, rows in (("trn", trn_rows), ("tst", tst_rows)):
+        if rows:
+            splits[name] = _take(splits[name], _read_rows(folder / rows, splits[name].Y.shape[0]))
+    if dev_size and "dev" in splits:
+        splits["dev"] = _take(splits["dev"], np.arange(min(dev_size, splits["dev"].Y.shape[0])))
+    elif dev_size:
+        splits["trn"], splits["dev"] = _hold_out(splits["trn"], dev_size, seed)
+    return Dataset(splits["trn"], splits.get("dev"), splits.get("tst"), label_names)
+
+
+def _write_lines(path: Path, lines: list[str]) -> None:
+    row = next((row for row, line in enumerate(lines) if "\n" in line or "\r" in line), None)
+    if row is not None:
+        raise ValueError(f"{path}: entry {row} contains a line break; replace it by a blank")
+    write_atomically(path, lambda file: file.write("".join(f"{line}\n" for line in lines).encode("utf-8")))
+
+
+def _file_names(name: str, split: Split) -> dict[str, str]:
+    """What of a split -> the name of its file."""
+    names = {"Y": f"Y.{name}.npz"}
+    if split.texts is not None:
+        names["texts"] = f"X.{name}.txt"
+    if split.X is not None:
+        names["X"] = f"X.{name}.npz" if sp.issparse(split.X) else f"X.{name}.npy"
+    return names
+
+
+def _write_part(path: Path, part: list[str] | sp.csr_matrix | np.ndarray) -> None:
+    if isinstance(part, list):
+        _write_lines(path, part)
+    elif sp.issparse(part):
+        write_atomically(path, lambda file: sp.save_npz(file, sp.csr_matrix(part), compressed=True))
+    else:
+        write_atomically(path, lambda file: np.save(file, part, allow_pickle=False))
+
+
+def save_dataset(folder: str | Path, dataset: Dataset) -> None:
+    """Writes a data-set folder, each file at once or not at all; load_dataset gives the same data set back.
+
+    Raises:
+        ValueError: a text or a label name contains a line break, or the folder holds files of another data set.
+    """
+    folder = Path(folder)
+    splits = {name: getattr(dataset, name) for name in ("trn", "dev", "tst") if getattr(dataset, name) is not None}
+    files = {name: _file_names(name, split) for name, split in splits.items()}
+    written = {file for of_split in files.values() for file in of_split.values()}
+    others = sorted({path.name for path in folder.glob("[XY].*")} - written)
+    if others:
+        raise ValueError(f"{folder}: holds {others[0]}, which is of another data set; choose an empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_lines(folder / "output-items.txt", dataset.label_names)
+    for name, split in splits.items():
+        for what, file in files[name].items():
+            _write_part(folder / file, getattr(split, what))

@@ -1,0 +1,45 @@
+"""python -m xrt_jax.main --config=configs/demo.py --workdir=runs/demo [--config.section.field=value …]"""
+
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from xrt_jax.config import parse_flags
+from xrt_jax.report import set_up_logging
+
+config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.", lock_config=True)
+flags.DEFINE_string("workdir", None, "Work directory of the run; started again with the same config, a run goes on.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main(argv: list[str]) -> None:
+    """Runs what the configuration asks for."""
+    if len(argv) > 1:
+        raise ValueError(f"unexpected argument {argv[1]!r}: fields are set by --config.section.field=value")
+    set_up_logging()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    from xrt_jax.train import train_and_evaluate  # here, so that mistakes in the flags are told without waiting for jax
+
+    train_and_evaluate(flags.FLAGS.config, flags.FLAGS.workdir)
+
+
+def run(argv: list[str]) -> int:
+    """Exit status of the command: 0, or 2 after one line on standard error that says what is wrong."""
+    try:
+        main(parse_flags(argv))
+    except (ValueError, FileNotFoundError) as error:
+        workdir = flags.FLAGS["workdir"].value
+        print(f"error: {error}", file=sys.stderr)
+        if workdir and Path(workdir).is_dir():
+            (Path(workdir) / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    app.define_help_flags()
+    sys.exit(run(sys.argv))

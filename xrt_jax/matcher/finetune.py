@@ -1,0 +1,228 @@
+"""Fine-tuning of one level, and passes over texts without gradients."""
+
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from scipy.sparse import csc_matrix, csr_matrix
+
+from xrt_jax.data.tokens import Tokens, bucket_lengths, pad_batch, pass_batch_size, plan_epoch, plan_pass, text_lengths
+from xrt_jax.matcher.head import pad_head, unpad_head
+from xrt_jax.matcher.mesh import replicate, split_batch, split_labels
+from xrt_jax.matcher.optimizer import encoder_optimizer, head_optimizer, linear_schedule
+from xrt_jax.matcher.shortlist import pack_rows, parent_of_label, shortlist_width
+from xrt_jax.matcher.step import (
+    ScoreBatch,
+    TrainBatch,
+    init_state,
+    make_embed_step,
+    make_score_step,
+    make_train_step,
+)
+
+
+class Padding(NamedTuple):
+    """How texts are padded: to nr_buckets lengths up to truncate_length; tokens_a_batch bounds passes without gradient."""
+
+    truncate_length: int
+    nr_buckets: int
+    tokens_a_batch: int
+
+    def buckets(self, tokens: Tokens) -> np.ndarray:
+        """The padded lengths that these texts need."""
+        return bucket_lengths(text_lengths(tokens), truncate_length=self.truncate_length, nr_buckets=self.nr_buckets)
+
+
+def number_of_steps(nr_texts: int, *, batch_size: int, num_epochs: float, max_steps: int) -> int:
+    """Updates of a level: max_steps if given, else num_epochs over the texts; at least 1."""
+    return max_steps or max(1, round(num_epochs * -(-nr_texts // batch_size)))
+
+
+def fine_tune(
+    module,
+    encoder,
+    head: dict[str, np.ndarray],
+    tokens: Tokens,
+    Y: csr_matrix,
+    C: csc_matrix,
+    M: csr_matrix,
+    *,
+    mesh: Mesh,
+    padding: Padding,
+    lazy_head: bool,
+    loss: str,
+    batch_size: int,
+    num_steps: int,
+    learning_rate: float,
+    warmup_steps: int,
+    adam_epsilon: float,
+    weight_decay: float,
+    max_grad_norm: float,
+    log_steps: int,
+    eval_steps: int,
+    seed: int,
+    evaluate: Callable[[dict, dict], dict] | None = None,
+    progress=None,
+    log=None,
+):
+    """Fine-tunes encoder and head on one level: labels Y [n, l], tree C [l, clusters], shortlists from M [n, clusters].
+
+    Returns (encoder, head), the head as numpy arrays. batch_size is global, over all devices. `evaluate(encoder, head)`
+    runs every eval_steps updates (0: never) and its dict goes to `log`, as do the mean loss and the learning rate every
+    log_steps updates.
+    """
+    schedule = linear_schedule(learning_rate, warmup_steps=warmup_steps, max_steps=num_steps)
+    encoder_tx = encoder_optimizer(
+        schedule, adam_epsilon=adam_epsilon, weight_decay=weight_decay, max_grad_norm=max_grad_norm
+    )
+    head_tx = head_optimizer(schedule, adam_epsilon=adam_epsilon, max_grad_norm=max_grad_norm, lazy=lazy_head)
+    head = split_labels(mesh, pad_head(head, mesh.shape["label"]))
+    # A copy, since the first update gives the buffers of the state away and the caller may still hold them.
+    state = init_state(jax.tree.map(jnp.copy, replicate(mesh, encoder)), head, encoder_tx, head_tx)
+    parent_l = place_parents(mesh, C)
+    step = make_train_step(
+        module,
+        encoder_tx,
+        head_tx,
+        loss=loss,
+        width=shortlist_width(M, C, Y),
+        nr_clusters=C.shape[1],
+        mesh=mesh,
+    )
+    key = jax.random.key(seed)
+    bar = progress(num_steps, "fine-tune") if progress else None
+    losses = []
+    for i, batch in enumerate(train_batches(tokens, Y, M, padding, batch_size=batch_size, steps=num_steps, seed=seed), 1):
+        state, value = step(state, split_batch(mesh, batch), parent_l, key)
+        losses.append(value)
+        if bar:
+            bar.update(1)
+        if i % log_steps == 0 or i == num_steps:
+            mean = finite_mean(losses, i)
+            losses = []
+            if log:
+                log({"step": i, "loss": mean, "learning_rate": float(schedule(i - 1))})
+        if evaluate and eval_steps and (i % eval_steps == 0 or i == num_steps):
+            metrics = evaluate(state.encoder, unpad_head(state.head, Y.shape[1]))
+            if log:
+                log({"step": i, **metrics})
+    if bar:
+        bar.close()
+    return state.encoder, unpad_head(state.head, Y.shape[1])
+
+
+def train_batches(tokens: Tokens, Y: csr_matrix, M: csr_matrix, padding: Padding, *, batch_size: int, steps: int, seed: int):
+    """Yields `steps` host batches (TrainBatch), epoch after epoch."""
+    lengths, buckets = text_lengths(tokens), padding.buckets(tokens)
+    clusters, labels = pack_rows(M), pack_rows(Y)
+    done, epoch = 0, 0
+    while done < steps:
+        for batch in plan_epoch(lengths, buckets, batch_size=batch_size, seed=seed, epoch=epoch)[: steps - done]:
+            ids_bt, mask_bt = pad_batch(tokens, batch, batch_size=batch_size)
+            rows = np.resize(batch.rows, batch_size)
+            weight_b = (np.arange(batch_size) < len(batch.rows)).astype(np.float32)
+            yield TrainBatch(ids_bt, mask_bt, clusters.index[rows], labels.index[rows], labels.value[rows], weight_b)
+            done += 1
+        epoch += 1
+
+
+def finite_mean(losses: list, step: int) -> float:
+    """Mean of the device scalars; ValueError if training has diverged."""
+    mean = float(np.mean(jax.device_get(losses)))
+    if not np.isfinite(mean):
+        raise ValueError(f"the loss is {mean} at step {step}: lower matcher.learning_rate or matcher.max_grad_norm")
+    return mean
+
+
+def place_parents(mesh: Mesh, C: csc_matrix) -> jax.Array:
+    """Parent of each head row, int32 [padded labels]; padding rows have the parent C.shape[1], which no row lists."""
+    parents = parent_of_label(C)
+    extra = -len(parents) % mesh.shape["label"]
+    return split_labels(mesh, np.pad(parents, (0, extra), constant_values=C.shape[1]))
+
+
+def make_scorer(
+    module, C: csc_matrix, *, mesh: Mesh, padding: Padding, only_topk: int, post_processor: str, progress=None
+) -> Callable[..., tuple[csr_matrix, np.ndarray]]:
+    """score(encoder, head, tokens, M_pred) -> (the only_topk best labels a text, csr [n, l]; embeddings [n, hidden]).
+
+    M_pred csr [n, clusters] holds the beam of the level above and its scores. Compiled once a level.
+    """
+    step = make_score_step(
+        module, nr_clusters=C.shape[1], only_topk=only_topk, post_processor=post_processor, mesh=mesh
+    )
+    parent_l = place_parents(mesh, C)
+
+    def score(encoder, head, tokens: Tokens, M_pred: csr_matrix, desc: str = "score"):
+        encoder, head = replicate(mesh, encoder), split_labels(mesh, pad_head(head, mesh.shape["label"]))
+        beam = pack_rows(M_pred)
+
+        def run(rows, ids_bt, mask_bt):
+            batch = ScoreBatch(ids_bt, mask_bt, beam.index[rows], beam.value[rows])
+            return step(encoder, head, split_batch(mesh, batch), parent_l)
+
+        values, labels, emb_nd = for_all_texts(
+            run, tokens, padding, mesh=mesh, progress=progress and (lambda total, _: progress(total, desc))
+        )
+        return top_labels(values, labels, C.shape[0]), emb_nd
+
+    return score
+
+
+def embed(module, encoder, tokens: Tokens, *, mesh: Mesh, padding: Padding, progress=None) -> np.ndarray:
+    """Pooled embeddings of all texts, float32 [n, hidden], not normalised."""
+    step = make_embed_step(module)
+    encoder = replicate(mesh, encoder)
+
+    def run(rows, ids_bt, mask_bt):
+        del rows
+        return (step(encoder, *split_batch(mesh, (ids_bt, mask_bt))),)
+
+    return for_all_texts(run, tokens, padding, mesh=mesh, progress=progress)[0]
+
+
+def for_all_texts(run: Callable, tokens: Tokens, padding: Padding, *, mesh: Mesh, progress=None) -> list[np.ndarray]:
+    """Applies run(rows, ids_bt, mask_bt) -> arrays [b, …] to all texts and returns its results in the texts' order.
+
+    One batch is prepared and one computed while the one before is fetched.
+    """
+    lengths, multiple = text_lengths(tokens), mesh.shape["data"]
+    batches = plan_pass(
+        lengths, padding.buckets(tokens), tokens_a_batch=padding.tokens_a_batch, multiple=multiple
+    )
+    bar = progress(len(lengths), "encode") if progress else None
+    results, waiting = None, deque()
+
+    def fetch():
+        nonlocal results
+        rows, arrays = waiting.popleft()
+        arrays = [np.asarray(array)[: len(rows)] for array in arrays]
+        if results is None:
+            results = [np.empty((len(lengths), *array.shape[1:]), array.dtype) for array in arrays]
+        for result, array in zip(results, arrays, strict=True):
+            result[rows] = array
+        if bar:
+            bar.update(len(rows))
+
+    for batch in batches:
+        size = pass_batch_size(batch.length, len(lengths), tokens_a_batch=padding.tokens_a_batch, multiple=multiple)
+        ids_bt, mask_bt = pad_batch(tokens, batch, batch_size=size)
+        waiting.append((batch.rows, run(np.resize(batch.rows, size), ids_bt, mask_bt)))
+        if len(waiting) > 2:
+            fetch()
+    while waiting:
+        fetch()
+    if bar:
+        bar.close()
+    return results
+
+
+def top_labels(values_nk: np.ndarray, labels_nk: np.ndarray, nr_labels: int) -> csr_matrix:
+    """CSR of scored labels, best first in each row; places of -inf are left out, scores of 0 stay."""
+    kept = np.isfinite(values_nk)
+    indptr = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
+    return csr_matrix((values_nk[kept], labels_nk[kept], indptr), (len(values_nk), nr_labels))

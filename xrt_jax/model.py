@@ -1,0 +1,111 @@
+"""The model folder: all that is needed to rank labels for new texts, without a pickle.
+
+    config.json   what is in the folder, and how texts are tokenized and embedded
+    encoder/      a Hugging Face folder: config.json, model.safetensors, tokenizer
+    ranker/       an XLinearModel folder of PECOS
+    tfidf/        json + npz; absent where the features came with the data set
+    labels.txt    a name a line, in the order of the ranker's columns
+    README.md     model card
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from xrt_jax import __version__
+from xrt_jax.data.tfidf import Tfidf, load_tfidf, save_tfidf, transform
+from xrt_jax.data.tokens import Tokens, tokenize
+from xrt_jax.disk import read_json, replace_folder, write_json
+from xrt_jax.encoders.huggingface import load_encoder, load_tokenizer, save_encoder
+from xrt_jax.matcher.finetune import Padding, embed
+from xrt_jax.matcher.mesh import make_mesh
+from xrt_jax.sparse import Features, as_features, normalize_rows
+from xrt_jax.xlinear import folder as ranker_folder
+from xrt_jax.xlinear.predict import predict as predict_ranker
+
+
+class Model(NamedTuple):
+    """A trained XR-Transformer."""
+
+    settings: dict
+    module: object  # flax module of the encoder
+    encoder: dict  # its parameters
+    tokenizer: object
+    ranker: list
+    tfidf: Tfidf | None
+    labels: list[str]
+
+
+def save_model(
+    folder: str | Path, *, settings: dict, module, encoder, tokenizer_folder, ranker, tfidf: Tfidf | None, labels, card: str
+) -> None:
+    """Writes a model folder, whole or not at all. settings: see encoder_settings."""
+    with replace_folder(folder) as tmp:
+        save_encoder(tmp / "encoder", module, encoder, tokenizer_folder=tokenizer_folder)
+        ranker_folder.save_ranker(tmp / "ranker", ranker)
+        if tfidf is not None:
+            save_tfidf(tmp / "tfidf", tfidf)
+        (tmp / "labels.txt").write_text("".join(f"{name}\n" for name in labels), encoding="utf-8")
+        (tmp / "README.md").write_text(card, encoding="utf-8")
+        write_json(tmp / "config.json", {"xrt_jax": __version__, **settings})
+
+
+def load_model(folder: str | Path, *, dtype=None) -> Model:
+    """Opens a model folder; FileNotFoundError if it is none. dtype: of the encoder's computation, default float32."""
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} is not a model folder of xrt_jax: no config.json")
+    settings = read_json(folder / "config.json")
+    dtype = {} if dtype is None else {"dtype": dtype}
+    module, encoder = load_encoder(folder / "encoder", pooling=settings["pooling"], **dtype)
+    return Model(
+        settings=settings,
+        module=module,
+        encoder=encoder,
+        tokenizer=load_tokenizer(folder / "encoder"),
+        ranker=ranker_folder.load_ranker(folder / "ranker"),
+        tfidf=load_tfidf(folder / "tfidf") if (folder / "tfidf").is_dir() else None,
+        labels=(folder / "labels.txt").read_text(encoding="utf-8").splitlines(),
+    )
+
+
+def encode_texts(model: Model, texts: list[str], tokens_folder: str | Path, *, progress=None) -> np.ndarray:
+    """Embeddings float32 [n, hidden], not normalised. tokens_folder: where the token ids may be written."""
+    padding = padding_of(model.settings)
+    tokens = tokenize(
+        texts, model.tokenizer, tokens_folder, truncate_length=padding.truncate_length, progress=progress
+    )
+    return embed_tokens(model.module, model.encoder, tokens, padding, progress=progress)
+
+
+def embed_tokens(module, encoder, tokens: Tokens, padding: Padding, *, progress=None) -> np.ndarray:
+    """Embeddings of tokenized texts on all devices, float32 [n, hidden]."""
+    return embed(module, encoder, tokens, mesh=make_mesh(), padding=padding, progress=progress)
+
+
+def rank_texts(
+    model: Model, texts: list[str], tokens_folder: str | Path, *, X=None, beam_size=None, only_topk=None, progress=None
+) -> csr_matrix:
+    """Best labels of each text, csr float32 [n, labels], rows sorted by score. X: features, where the model has no TF-IDF."""
+    if model.tfidf is not None:
+        X = transform(model.tfidf, texts)
+    elif X is None:
+        raise ValueError("this model was trained on given features: give the features of the texts too")
+    emb_nd = encode_texts(model, texts, tokens_folder, progress=progress)
+    return predict_ranker(
+        model.ranker, join_features(X, emb_nd), beam_size=beam_size, only_topk=only_topk, progress=progress
+    )
+
+
+def join_features(X, emb_nd: np.ndarray) -> Features:
+    """[X | embeddings with rows of length 1], the ranker's features; X is left as it is (as PECOS)."""
+    X = as_features(X)
+    dense = normalize_rows(emb_nd)
+    return Features(X.sparse, dense if X.dense is None else np.hstack([X.dense, dense]))
+
+
+def padding_of(settings: dict) -> Padding:
+    """How a model's texts are padded."""
+    return Padding(settings["truncate_length"], settings["nr_buckets"], settings["tokens_a_batch"])

@@ -1,0 +1,82 @@
+"""What a run shows and records: progress bars with rates, log lines, metrics.jsonl, seconds a stage."""
+
+import contextlib
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+logger = logging.getLogger("xrt_jax")
+
+
+def set_up_logging() -> None:
+    """Sends this package's log lines to standard error, a short form without dates."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+
+
+def progress(total: int, desc: str) -> tqdm:
+    """A bar with rate and remaining time; in a log file, one line every ten seconds."""
+    tty = sys.stderr.isatty()
+    return tqdm(total=total, desc=f"  {desc:<24}", mininterval=0.2 if tty else 10, leave=True, ncols=100, file=sys.stderr)
+
+
+class Report:
+    """Appends to metrics.jsonl of a work directory and times the stages of a run, across restarts."""
+
+    def __init__(self, workdir: str | Path):
+        self.path = Path(workdir) / "metrics.jsonl"
+
+    def log(self, entry: dict) -> None:
+        """Appends one line to metrics.jsonl and shows it."""
+        with open(self.path, "a", encoding="utf-8") as out:
+            out.write(json.dumps({"time": round(time.time(), 3), **entry}) + "\n")
+        tqdm.write("  " + "  ".join(f"{name} {_short(value)}" for name, value in entry.items()))
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Announces a stage of the run and records its wall seconds when it ends."""
+        tqdm.write(f"{name} ...")
+        start = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - start
+        with open(self.path, "a", encoding="utf-8") as out:
+            out.write(json.dumps({"time": round(time.time(), 3), "stage": name, "seconds": round(seconds, 3)}) + "\n")
+
+    def seconds(self) -> dict[str, float]:
+        """Wall seconds of each stage, summed over the starts of an interrupted run, in order of appearance.
+
+        The part of a stage that was cut off is not counted.
+        """
+        totals: dict[str, float] = {}
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            entry = _parse(line)
+            if "stage" in entry and "seconds" in entry:
+                totals[entry["stage"]] = round(totals.get(entry["stage"], 0.0) + entry["seconds"], 3)
+        return totals
+
+
+def _parse(line: str) -> dict:
+    """One entry; a kill in the middle of a write may have left half a line."""
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return {}
+
+
+def _short(value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def format_bytes(n: float) -> str:
+    """1536 -> '1.5 KiB'."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n < 1024 or unit == "GiB":
+            return f"{n:.3g} {unit}"
+        n /= 1024

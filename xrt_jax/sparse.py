@@ -1,0 +1,345 @@
+"""Feature matrices and CSR helpers that several rooms share.
+
+Features of n rows are a sparse part (TF-IDF) and a dense part (embeddings) side by side, sparse columns first. The
+dense part is never stored as CSR entries. Compiled code sees both parts as four plain arrays (`feature_arrays`).
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import scipy.sparse as sp
+from numba import njit
+
+from xrt_jax.disk import replace_file
+
+
+class Features(NamedTuple):
+    """Rows of features: sparse columns first, then dense ones. At least one part is there.
+
+    Attributes:
+        sparse: csr_matrix float32 [n, d_s], indices sorted, or None.
+        dense: ndarray float32 [n, d_d], C-contiguous, or None.
+    """
+
+    sparse: sp.csr_matrix | None
+    dense: np.ndarray | None
+
+
+class FeatureArrays(NamedTuple):
+    """Features as compiled code takes them; an absent part has no entries.
+
+    Attributes:
+        indptr: int64 [n + 1]; indices: uint32 [nnz]; data: float32 [nnz]; the sparse part.
+        dense: float32 [n, d_d].
+        nr_sparse: number of sparse columns d_s.
+    """
+
+    indptr: np.ndarray
+    indices: np.ndarray
+    data: np.ndarray
+    dense: np.ndarray
+    nr_sparse: int
+
+
+class RowView(NamedTuple):
+    """Some rows of the sparse part, with their own (renumbered) columns.
+
+    Row i has the entries start[i]:stop[i] of indices (uint32) and values (float32); column j of the view is column
+    columns[j] (uint32, ascending) of the matrix.
+    """
+
+    start: np.ndarray
+    stop: np.ndarray
+    indices: np.ndarray
+    values: np.ndarray
+    columns: np.ndarray
+
+
+# ---------------------------------------------------------------------------- features
+
+
+def canonical(A, fmt: str) -> sp.spmatrix:
+    """A (scipy sparse or ndarray) as float32 "csr" or "csc" with sorted, unique indices; A itself is not changed."""
+    make = {"csr": sp.csr_matrix, "csc": sp.csc_matrix}[fmt]
+    B = make(A, dtype=np.float32)
+    if not B.has_canonical_format:
+        B = B.copy()
+        B.sum_duplicates()
+    return B
+
+
+def _check_finite(values: np.ndarray, part: str) -> None:
+    if not np.isfinite(values).all():
+        raise ValueError(f"the {part} features hold NaN or infinity: clean them before training or prediction")
+
+
+def as_features(X) -> Features:
+    """X (Features, scipy sparse or ndarray [n, d]) as float32 Features.
+
+    ValueError on NaN, infinity, or parts with unequal numbers of rows.
+    """
+    if isinstance(X, Features):
+        sparse, dense = X
+    else:
+        sparse, dense = (X, None) if sp.issparse(X) else (None, X)
+    if sparse is not None:
+        sparse = canonical(sparse, "csr")
+        _check_finite(sparse.data, "sparse")
+    if dense is not None:
+        dense = np.ascontiguousarray(dense, dtype=np.float32)
+        if dense.ndim != 2:
+            raise ValueError(f"dense features must have two axes [rows, columns], not the shape {dense.shape}")
+        _check_finite(dense, "dense")
+    if sparse is None and dense is None:
+        raise ValueError("features need a sparse or a dense part, both are None")
+    if sparse is not None and dense is not None and sparse.shape[0] != dense.shape[0]:
+        raise ValueError(
+            f"{sparse.shape[0]} rows of sparse features beside {dense.shape[0]} of dense ones: give both the same rows"
+        )
+    return Features(sparse, dense)
+
+
+def nr_rows(X) -> int:
+    """Rows of X (Features, scipy sparse or ndarray)."""
+    if isinstance(X, Features):
+        return (X.dense if X.sparse is None else X.sparse).shape[0]
+    return X.shape[0]
+
+
+def nr_features(X) -> int:
+    """Columns of X (Features, scipy sparse or ndarray), both parts together."""
+    if isinstance(X, Features):
+        return sum(part.shape[1] for part in X if part is not None)
+    return X.shape[1]
+
+
+def take_rows(X, idx) -> Features:
+    """The rows `idx` (integer array, slice or boolean mask) of X."""
+    X = as_features(X)
+    return Features(None if X.sparse is None else X.sparse[idx], None if X.dense is None else X.dense[idx])
+
+
+def to_csr(X) -> sp.csr_matrix:
+    """X as one CSR matrix float32 [n, d_s + d_d]; costs 8 bytes per dense value: for files, tests and peers only."""
+    X = as_features(X)
+    parts = [sp.csr_matrix(part) for part in X if part is not None]
+    return canonical(sp.hstack(parts, format="csr") if len(parts) > 1 else parts[0], "csr")
+
+
+def row_norms(X) -> np.ndarray:
+    """L2 norm of every row of X (csr, ndarray or Features, parts concatenated): float64 [n]."""
+    parts = X if isinstance(X, Features) else (X, None) if sp.issparse(X) else (None, X)
+    total = np.zeros(nr_rows(X))
+    if parts[0] is not None:
+        total += np.asarray(parts[0].multiply(parts[0]).sum(axis=1, dtype=np.float64)).ravel()
+    if parts[1] is not None:
+        total += np.einsum("nd,nd->n", parts[1], parts[1], dtype=np.float64)
+    return np.sqrt(total)
+
+
+def scale_rows(A, factor: np.ndarray):
+    """Row i of A (csr or ndarray) times factor[i]; float32, a new matrix."""
+    if not sp.issparse(A):
+        return np.ascontiguousarray(A * factor[:, None], dtype=np.float32)
+    data = A.data * np.repeat(factor, np.diff(A.indptr))
+    return sp.csr_matrix((data.astype(np.float32), A.indices, A.indptr), shape=A.shape)
+
+
+def inverse_or_one(norms: np.ndarray) -> np.ndarray:
+    """1 / norms, and 1 where the norm is zero, so that zero rows stay zero."""
+    return 1.0 / np.where(norms > 0, norms, 1.0)
+
+
+def normalize_rows(X):
+    """Rows of X (scipy sparse → csr, ndarray → ndarray) scaled to L2 norm 1, float32; zero rows stay zero."""
+    A = canonical(X, "csr") if sp.issparse(X) else np.asarray(X, dtype=np.float32)
+    return scale_rows(A, inverse_or_one(row_norms(A)))
+
+
+def feature_arrays(X: Features) -> FeatureArrays:
+    """The arrays of X for compiled code, with fixed types so that each kernel is compiled once."""
+    n = nr_rows(X)
+    A = sp.csr_matrix((n, 0), dtype=np.float32) if X.sparse is None else X.sparse
+    dense = np.zeros((n, 0), np.float32) if X.dense is None else X.dense
+    # unsigned indices spare numba the test for negative ones in the inner loops
+    indices = A.indices.astype(np.int32, copy=False).view(np.uint32)
+    return FeatureArrays(A.indptr.astype(np.int64), indices, A.data, dense, A.shape[1])
+
+
+# ---------------------------------------------------------------------------- entries and rows
+
+
+def row_ids(A) -> np.ndarray:
+    """Row (csr) or column (csc) of every stored entry of A, in storage order: int64 [nnz]."""
+    return np.repeat(np.arange(len(A.indptr) - 1), np.diff(A.indptr))
+
+
+def find_entries(A, major: np.ndarray, minor: np.ndarray) -> np.ndarray:
+    """Where (major, minor) is stored in A: position in A.data, or -1 where it is not.
+
+    Args:
+        A: canonical csr (major = rows) or csc (major = columns).
+        major: integer [m].
+        minor: integer [m].
+
+    Returns:
+        int64 [m].
+    """
+    if A.nnz == 0:
+        return np.full(len(major), -1, np.int64)
+    width = A.shape[1] if A.format == "csr" else A.shape[0]
+    stored = row_ids(A) * width + A.indices
+    wanted = major.astype(np.int64) * width + minor
+    position = np.minimum(np.searchsorted(stored, wanted), A.nnz - 1)
+    return np.where(stored[position] == wanted, position, -1)
+
+
+@njit(cache=True, nogil=True)
+def enlarged(array, size):
+    """A copy of the array with room for at least `size` entries, and at least twice its own."""
+    larger = np.empty(max(size, 2 * len(array)), array.dtype)
+    for i in range(len(array)):
+        larger[i] = array[i]
+    return larger
+
+
+@njit(cache=True, nogil=True)
+def _used_columns(indptr, indices, rows, slot):
+    """Columns that occur in the rows, in order of appearance; `slot`, a zeroed int32 [d], is marked there."""
+    columns = np.empty(1024, np.uint32)
+    used = 0
+    for row in rows:
+        for k in range(indptr[row], indptr[row + 1]):
+            if slot[indices[k]] == 0:
+                slot[indices[k]] = 1
+                if used == len(columns):
+                    columns = enlarged(columns, used + 1)
+                columns[used] = indices[k]
+                used += 1
+    return columns[:used]
+
+
+@njit(cache=True, nogil=True)
+def _copy_rows(indptr, indices, data, rows, columns, slot):
+    """The rows with each column replaced by its place in `columns`."""
+    for j in range(len(columns)):
+        slot[columns[j]] = j
+    start, stop = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
+    nnz = 0
+    for i in range(len(rows)):
+        start[i] = nnz
+        nnz += indptr[rows[i] + 1] - indptr[rows[i]]
+        stop[i] = nnz
+    local, values = np.empty(nnz, np.uint32), np.empty(nnz, np.float32)
+    for i in range(len(rows)):
+        shift = start[i] - indptr[rows[i]]
+        for k in range(indptr[rows[i]], indptr[rows[i] + 1]):
+            local[k + shift] = slot[indices[k]]
+            values[k + shift] = data[k]
+    return start, stop, local, values
+
+
+def view_rows(X: FeatureArrays, rows: np.ndarray) -> RowView:
+    """The sparse part of `rows` (int64 [m]), renumbered to the columns that occur in it.
+
+    Half of all rows or more are not copied: they touch nearly every column, and at the top of a tree a copy of all
+    rows per thread would not fit into memory.
+    """
+    if 2 * len(rows) >= len(X.indptr) - 1:
+        return RowView(X.indptr[rows], X.indptr[rows + 1], X.indices, X.data, np.arange(X.nr_sparse, dtype=np.uint32))
+    # calloc'ed pages: only those that the rows touch cost anything
+    slot = np.zeros(X.nr_sparse, np.int32)
+    columns = np.sort(_used_columns(X.indptr, X.indices, rows, slot))
+    return RowView(*_copy_rows(X.indptr, X.indices, X.data, rows, columns, slot), columns)
+
+
+# ---------------------------------------------------------------------------- selection
+
+
+@njit(cache=True, nogil=True)
+def _kth_lowest(values, k):
+    """The k-th lowest value, from 0; `values` is reordered (quickselect; numpy's own compiles for 10 seconds)."""
+    low, high = 0, len(values) - 1
+    while low < high:
+        pivot = values[(low + high) // 2]
+        i, j = low, high
+        while i <= j:
+            while values[i] < pivot:
+                i += 1
+            while values[j] > pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i, j = i + 1, j - 1
+        if k <= j:
+            high = j
+        elif k >= i:
+            low = i
+        else:
+            break
+    return values[k]
+
+
+@njit(cache=True, nogil=True)
+def lowest(values, k):
+    """Mask uint8 [n] of the k lowest (value, position) of the float32 `values`; 0 < k <= n."""
+    cut = _kth_lowest(values.copy(), k - 1)
+    ties = k
+    for value in values:
+        ties -= value < cut
+    mask = np.zeros(len(values), np.uint8)
+    for i in range(len(values)):
+        if values[i] < cut:
+            mask[i] = 1
+        elif values[i] == cut and ties > 0:
+            mask[i] = 1
+            ties -= 1
+    return mask
+
+
+# ---------------------------------------------------------------------------- threads
+
+
+def thread_map(fn, jobs):
+    """Yield fn(job) in the order of `jobs`, computed by numba.get_num_threads() threads (fn should release the GIL)."""
+    nr_threads = min(numba.get_num_threads(), len(jobs))
+    if nr_threads <= 1:
+        yield from map(fn, jobs)
+        return
+    with ThreadPoolExecutor(nr_threads) as pool:
+        yield from pool.map(fn, jobs)
+
+
+def tracked(results, sizes, progress, desc: str):
+    """Yield `results`, telling progress(total, desc) of sizes[i] more units after the i-th; progress None: silently."""
+    bar = progress(int(sum(sizes)), desc) if progress else None
+    for result, size in zip(results, sizes, strict=True):
+        if bar:
+            bar.update(int(size))
+        yield result
+    if bar:
+        bar.close()
+
+
+# ---------------------------------------------------------------------------- files
+
+
+def save_npz(path, A) -> None:
+    """Write the sparse matrix A to exactly `path`, uncompressed (PECOS's C++ reads no other), in one step."""
+    with replace_file(path) as tmp, open(tmp, "wb") as file:
+        sp.save_npz(file, A, compressed=False)
+
+
+def load_npz(path) -> sp.spmatrix:
+    """Read a scipy sparse matrix; FileNotFoundError or ValueError names the file."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        return sp.load_npz(path)
+    except Exception as error:
+        raise ValueError(
+            f"{path}: not a sparse matrix in scipy's npz format ({error}); write it with scipy.sparse.save_npz"
+        ) from error

@@ -1,0 +1,440 @@
+"""XR-Transformer from data to model folder: the whole algorithm, in order, resumable after each stage.
+
+Zhang et al., "Fast Multi-Resolution Transformer Fine-tuning for Extreme Multi-label Text Classification" (2021).
+Every stage writes its result to the work directory, whole or not at all, and is skipped where the result is there.
+"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from scipy.sparse import csr_matrix
+
+from xrt_jax import checkpoint
+from xrt_jax.config import differences, settings_of_level, to_json
+from xrt_jax.data.docstrings import build_docstring_dataset
+from xrt_jax.data.folders import Dataset, load_dataset
+from xrt_jax.data.tfidf import fit_tfidf, load_tfidf, save_tfidf, transform
+from xrt_jax.data.tokens import bucket_lengths, load_tokens, stream, text_lengths, tokenize
+from xrt_jax.data.vocabulary import learn_wordpiece
+from xrt_jax.disk import read_json, replace_file, write_json
+from xrt_jax.encoders.huggingface import count_parameters, init_encoder, load_encoder, load_tokenizer, save_encoder
+from xrt_jax.encoders.mlm import pretrain
+from xrt_jax.matcher.finetune import Padding, embed, fine_tune, make_scorer, number_of_steps
+from xrt_jax.matcher.head import check_bootstrap, random_head, start_head
+from xrt_jax.matcher.loss import check_loss
+from xrt_jax.matcher.mesh import check_batch_size, describe_devices, make_mesh
+from xrt_jax.matcher.shortlist import check_scheme, match_clusters
+from xrt_jax.matcher.step import check_post_processor
+from xrt_jax.metrics import format_table, precision_recall
+from xrt_jax.model import join_features, save_model
+from xrt_jax.report import Report, format_bytes, progress
+from xrt_jax.sparse import load_npz, nr_features, save_npz
+from xrt_jax.tree.chain import aggregate_labels, load_chain, save_chain, tree_sizes
+from xrt_jax.tree.kmeans import hierarchical_kmeans
+from xrt_jax.tree.label_embedding import pifa
+from xrt_jax.xlinear.folder import load_ranker, save_ranker
+from xrt_jax.xlinear.predict import predict
+from xrt_jax.xlinear.train import train_ranker
+
+
+def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
+    """Trains XR-Transformer (and XR-Linear beside it), prints the test table and returns what metrics.json holds."""
+    workdir = open_workdir(config, Path(workdir))
+    report = Report(workdir)
+    mesh = make_mesh(config.mesh.label)
+
+    # ------------------------------------------------------------------ data
+    with report.stage("data"):
+        dataset = load_data(config, workdir)
+    trn, dev, tst = dataset.trn, dataset.dev, dataset.tst
+    levels, level_settings = plan_levels(config, dataset.trn.Y.shape[1], mesh)
+    padding = Padding(config.encoder.truncate_length, config.encoder.nr_buckets, config.encoder.tokens_a_batch)
+    print_header(config, dataset, levels, len(level_settings))
+    if config.encoder.name:  # an encoder that cannot be loaded is found out now, not after the linear stages
+        load_start(config, config.encoder.name)
+
+    # ---------------------------------------------------------------- TF-IDF
+    with report.stage("tfidf"):
+        tfidf, X_trn, X_tst = make_features(config, dataset, workdir)
+
+    # ------------------------------------------------- XR-Linear, to compare
+    predictions = {}
+    if config.xr_linear:
+        with report.stage("xr_linear"):
+            linear = rank(config, workdir / "xr_linear", X_trn, trn.Y)
+            predictions["xr_linear"] = predict(linear, X_tst, progress=progress)
+
+    # ------------------------- step 1: label features and preliminary tree
+    with report.stage("preliminary_tree"):
+        chain = build_tree(config.preliminary_tree, config.seed, workdir / "preliminary_tree", X_trn, trn.Y)
+    Y_trn = aggregate_labels(trn.Y, chain)
+    Y_dev = aggregate_labels(dev.Y, chain) if dev else [None] * len(chain)
+
+    # ------------------------------- step 2: fine-tuning, from easy to hard
+    with report.stage("encoder"):
+        start_folder = prepare_encoder(config, workdir, trn.texts, padding, report)
+        module, encoder = load_start(config, start_folder)
+        tokenizer = load_tokenizer(start_folder)
+        tokens = {
+            name: tokenize_once(workdir / "tokens" / name, split.texts, tokenizer, padding)
+            for name, split in (("trn", trn), ("dev", dev), ("tst", tst))
+            if split
+        }
+    head = emb_trn = None
+    beam_trn, beam_dev = root(trn.Y.shape[0]), root(dev.Y.shape[0]) if dev else None
+    for level, settings in enumerate(level_settings):
+        with report.stage(f"level_{level}"):
+            folder = workdir / f"level_{level}"
+            Y, C = Y_trn[level], chain[level]
+            score = make_scorer(
+                module,
+                C,
+                mesh=mesh,
+                padding=padding,
+                only_topk=settings["only_topk"],
+                post_processor=settings["post_processor"],
+                progress=progress,
+            )
+            if not checkpoint.has_state(folder):
+                M = beam_trn if level == 0 else match_clusters(Y_trn[level - 1], beam_trn, settings["negative_sampling"])
+                head = first_head(settings, level, config.seed, head, emb_trn, Y, C, M, module)
+
+                def evaluate(encoder, head, score=score, beam=beam_dev, Y=Y_dev[level]):
+                    return precision_at(Y, score(encoder, head, tokens["dev"], beam, "validate")[0])
+
+                encoder, head = fine_tune(
+                    module,
+                    encoder,
+                    head,
+                    tokens["trn"],
+                    Y,
+                    C,
+                    M,
+                    mesh=mesh,
+                    padding=padding,
+                    lazy_head=level > 0,
+                    loss=settings["loss"],
+                    batch_size=settings["batch_size"],
+                    num_steps=number_of_steps(
+                        len(trn.texts),
+                        batch_size=settings["batch_size"],
+                        num_epochs=settings["num_epochs"],
+                        max_steps=settings["max_steps"],
+                    ),
+                    learning_rate=settings["learning_rate"],
+                    warmup_steps=settings["warmup_steps"],
+                    adam_epsilon=settings["adam_epsilon"],
+                    weight_decay=settings["weight_decay"],
+                    max_grad_norm=settings["max_grad_norm"],
+                    log_steps=settings["log_steps"],
+                    eval_steps=settings["eval_steps"],
+                    seed=config.seed + level,
+                    evaluate=evaluate if dev else None,
+                    progress=progress,
+                    log=lambda entry, level=level: report.log({"level": level, **entry}),
+                )
+                checkpoint.save_state(folder, encoder, head)
+            # Read back even when just written, so that a resumed run goes on from the same numbers.
+            encoder, head = checkpoint.load_state(folder, encoder, Y.shape[1], module.hidden_size)
+            if not checkpoint.is_done(folder):
+                beam, emb = score(encoder, head, tokens["trn"], beam_trn)
+                save_npz(folder / "beam.trn.npz", beam)
+                save_array(folder / "embeddings.trn.npy", emb)
+                if dev:
+                    save_npz(folder / "beam.dev.npz", score(encoder, head, tokens["dev"], beam_dev)[0])
+                checkpoint.mark_done(folder)
+            beam_trn, emb_trn = load_npz(folder / "beam.trn.npz"), np.load(folder / "embeddings.trn.npy")
+            beam_dev = load_npz(folder / "beam.dev.npz") if dev else None
+
+    # ------------ step 3: refined tree and linear ranker on [X | embedding]
+    with report.stage("embed_test"):
+        if not (workdir / "embeddings.tst.npy").exists():
+            emb = embed(module, encoder, tokens["tst"], mesh=mesh, padding=padding, progress=progress)
+            save_array(workdir / "embeddings.tst.npy", emb)
+        emb_tst = np.load(workdir / "embeddings.tst.npy")
+    with report.stage("ranker"):
+        ranker = rank(config, workdir / "xr_transformer", join_features(X_trn, emb_trn), trn.Y)
+        predictions["xr_transformer"] = predict(ranker, join_features(X_tst, emb_tst), progress=progress)
+
+    # --------------------------------------------------- metrics and model
+    metrics = {name: precision_recall(tst.Y, P, 10) for name, P in predictions.items()}
+    save_model(
+        workdir / "model",
+        settings=model_settings(config),
+        module=module,
+        encoder=encoder,
+        tokenizer_folder=start_folder,
+        ranker=ranker,
+        tfidf=tfidf,
+        labels=dataset.label_names,
+        card=model_card(dataset, metrics),
+    )
+    result = {**{name: percent(values) for name, values in metrics.items()}, "seconds": report.seconds()}
+    write_json(workdir / "metrics.json", result)
+    print("\n" + format_table(metrics) + f"\n\nmodel folder: {workdir / 'model'}")
+    return result
+
+
+# ---------------------------------------------------------------- the stages
+
+
+def open_workdir(config: ConfigDict, workdir: Path) -> Path:
+    """Creates the work directory or takes up an earlier run in it; ValueError if that run had another config."""
+    new, path = to_json(config), workdir / "config.json"
+    if path.exists():
+        changed = differences(read_json(path), new)
+        if changed:
+            raise ValueError(f"{workdir} belongs to a run with another config ({'; '.join(changed)}): use another --workdir")
+        checkpoint.clear_unfinished(workdir)
+    elif workdir.is_dir() and any(workdir.iterdir()):
+        raise ValueError(f"{workdir} is not empty and no work directory: use another --workdir")
+    write_json(path, new)
+    return workdir
+
+
+def load_data(config: ConfigDict, workdir: Path) -> Dataset:
+    """The data set of config.data.dir, or the embedded corpus; texts and test split are needed."""
+    folder = config.data.dir or build_docstring_dataset(
+        workdir / "data",
+        sources=list(config.docstrings.sources) or None,
+        nr_documents=config.docstrings.nr_documents,
+        seed=config.seed,
+    )
+    dataset = load_dataset(
+        folder,
+        trn_rows=config.data.trn_rows or None,
+        tst_rows=config.data.tst_rows or None,
+        dev_size=config.data.dev_size,
+    )
+    for name, split in (("trn", dataset.trn), ("tst", dataset.tst)):
+        if split is None or split.texts is None:
+            raise ValueError(f"{folder} has no X.{name}.txt (or .gz, .xz): XR-Transformer needs the texts")
+    return dataset
+
+
+def plan_levels(config: ConfigDict, nr_labels: int, mesh) -> tuple[list[int], list[dict]]:
+    """(sizes of the preliminary tree's levels, settings of each fine-tuned level); ValueError for any bad setting."""
+    sizes = tree_sizes(nr_labels, **tree_settings(config.preliminary_tree))
+    nr_fine_tuned = sum(size <= config.matcher.max_match_clusters for size in sizes)
+    if not nr_fine_tuned:
+        raise ValueError(f"matcher.max_match_clusters is below the tree's first level, {sizes[0]}: raise it")
+    settings = [settings_of_level(config.matcher, t, nr_fine_tuned, "matcher") for t in range(nr_fine_tuned)]
+    for level in settings:
+        check_loss(level["loss"])
+        check_scheme(level["negative_sampling"])
+        check_bootstrap(level["bootstrap"])
+        check_post_processor(level["post_processor"])
+        check_batch_size(mesh, level["batch_size"], "matcher.batch_size")
+    depth = len(tree_sizes(nr_labels, **tree_settings(config.refined_tree)))
+    for t in range(depth):
+        settings_of_level(config.ranker, t, depth, "ranker")
+    return sizes, settings
+
+
+def tree_settings(tree: ConfigDict) -> dict:
+    """The fields of a tree that decide its shape."""
+    return {"nr_splits": tree.nr_splits, "min_codes": tree.min_codes, "max_leaf_size": tree.max_leaf_size}
+
+
+def make_features(config: ConfigDict, dataset: Dataset, workdir: Path):
+    """(tfidf or None, X_trn, X_tst): the data set's own features, or TF-IDF fitted on the training texts."""
+    if dataset.trn.X is not None:
+        return None, dataset.trn.X, dataset.tst.X
+    folder = workdir / "tfidf"
+    if folder.is_dir() and (workdir / "X.trn.npz").exists():
+        tfidf, X_trn = load_tfidf(folder), load_npz(workdir / "X.trn.npz")
+    else:
+        tfidf, X_trn = fit_tfidf(dataset.trn.texts, **config.tfidf)
+        save_tfidf(folder, tfidf)
+        save_npz(workdir / "X.trn.npz", X_trn)
+    return tfidf, X_trn, transform(tfidf, dataset.tst.texts)
+
+
+def build_tree(tree: ConfigDict, seed: int, folder: Path, X, Y: csr_matrix):
+    """Hierarchical label tree by balanced k-means on PIFA label features."""
+    if not folder.is_dir():
+        chain = hierarchical_kmeans(
+            pifa(Y, X),
+            **tree_settings(tree),
+            spherical=tree.spherical,
+            kmeans_max_iter=tree.kmeans_max_iter,
+            seed=seed,
+            progress=progress,
+        )
+        save_chain(folder, chain)
+    return load_chain(folder)
+
+
+def rank(config: ConfigDict, folder: Path, X, Y: csr_matrix):
+    """Refined tree and linear ranker on features X: XR-Linear, and the last step of XR-Transformer."""
+    chain = build_tree(config.refined_tree, config.seed, folder / "tree", X, Y)
+    if not (folder / "ranker").is_dir():
+        settings = dict(config.ranker)
+        settings["neg_mining"] = settings.pop("negative_sampling")
+        save_ranker(folder / "ranker", train_ranker(X, Y, chain, **settings, progress=progress))
+    return load_ranker(folder / "ranker")
+
+
+def prepare_encoder(config: ConfigDict, workdir: Path, texts: list[str], padding: Padding, report: Report) -> str | Path:
+    """The encoder to start from: the one named, or a small BERT with its own vocabulary, pre-trained on the texts."""
+    if config.encoder.name:
+        return config.encoder.name
+    folder, scratch = workdir / "encoder_start", config.scratch
+    if folder.is_dir():
+        return folder
+    vocabulary = workdir / "vocabulary"
+    if not vocabulary.is_dir():
+        learn_wordpiece(texts, vocab_size=scratch.vocab_size, out_folder=vocabulary)
+    tokenizer = load_tokenizer(vocabulary)
+    tokens = tokenize_once(workdir / "tokens" / "trn", texts, tokenizer, padding)
+    module, params = init_encoder(
+        vocab_size=len(tokenizer),
+        hidden_size=scratch.hidden_size,
+        num_layers=scratch.num_layers,
+        num_heads=scratch.num_heads,
+        intermediate_size=scratch.intermediate_size,
+        max_positions=config.encoder.truncate_length,
+        pooling=config.encoder.pooling,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        seed=config.seed,
+        dtype=compute_dtype(config),
+    )
+    params = pretrain(
+        module,
+        params,
+        stream(tokens, padding.buckets(tokens), batch_size=scratch.mlm_batch_size, seed=config.seed),
+        learning_rate=scratch.mlm_learning_rate,
+        warmup_steps=scratch.mlm_steps // 10,
+        max_steps=scratch.mlm_steps,
+        mask_id=tokenizer.mask_token_id,
+        special_ids=tokenizer.all_special_ids,
+        seed=config.seed,
+        progress=progress,
+        log=lambda entry: report.log({"stage": "mlm", **entry}),
+    )
+    save_encoder(folder, module, params, tokenizer_folder=vocabulary)
+    return folder
+
+
+def load_start(config: ConfigDict, folder: str | Path):
+    """(module, parameters) of the encoder to fine-tune."""
+    return load_encoder(
+        folder,
+        pooling=config.encoder.pooling,
+        hidden_dropout=config.encoder.hidden_dropout,
+        attention_dropout=config.encoder.attention_dropout,
+        dtype=compute_dtype(config),
+        remat=config.encoder.remat,
+        seed=config.seed,
+    )
+
+
+def compute_dtype(config: ConfigDict):
+    """The dtype of the encoder's products; "auto" is bfloat16 on accelerators, float32 on CPU."""
+    name = config.encoder.dtype
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    if name not in ("float32", "bfloat16"):
+        raise ValueError(f"encoder.dtype is {name!r}: choose auto, float32 or bfloat16")
+    return jnp.dtype(name)
+
+
+def tokenize_once(folder: Path, texts: list[str], tokenizer, padding: Padding):
+    """Tokens of the texts from the folder, written there first if they are not."""
+    if folder.is_dir():
+        return load_tokens(folder)
+    return tokenize(texts, tokenizer, folder, truncate_length=padding.truncate_length, progress=progress)
+
+
+def root(nr_texts: int) -> csr_matrix:
+    """The beam above the first level: every text at the root, score 1."""
+    return csr_matrix(np.ones((nr_texts, 1), np.float32))
+
+
+def first_head(settings: dict, level: int, seed: int, head_above, emb_nd, Y, C, M, module):
+    """The head with which a level starts: random at the top, bootstrapped from the level above below it."""
+    if level == 0:
+        return random_head(Y.shape[1], module.hidden_size, seed=seed)
+    return start_head(
+        settings["bootstrap"], head_above=head_above, emb_nd=emb_nd, Y=Y, C=C, M=M, seed=seed + level, progress=progress
+    )
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Writes one .npy file, whole or not at all."""
+    with replace_file(path) as tmp:
+        np.save(tmp, array)
+
+
+# --------------------------------------------------------------- what is told
+
+
+def precision_at(Y: csr_matrix, P: csr_matrix) -> dict[str, float]:
+    """P@1, P@3, P@5 in percent, for a log line."""
+    prec = 100 * precision_recall(Y, P, 5)["prec"]
+    return {f"P@{k}": round(float(prec[k - 1]), 2) for k in (1, 3, 5)}
+
+
+def percent(metrics: dict[str, np.ndarray]) -> dict[str, list[float]]:
+    """Fractions to percent with two decimals, as metrics.json holds them."""
+    return {name: [round(100 * float(value), 2) for value in values] for name, values in metrics.items()}
+
+
+def print_header(config: ConfigDict, dataset: Dataset, levels: list[int], nr_fine_tuned: int) -> None:
+    """What the run is about to do, before it takes time."""
+    trn, dev, tst = dataset.trn, dataset.dev, dataset.tst
+    nr_texts = " / ".join(f"{split.Y.shape[0]:,}" if split else "-" for split in (trn, dev, tst))
+    features = "TF-IDF of the texts" if trn.X is None else f"{nr_features(trn.X):,} given"
+    print(f"devices       {describe_devices()}")
+    print(f"data          {nr_texts} texts (trn / dev / tst), {trn.Y.shape[1]:,} labels, {trn.Y.nnz / trn.Y.shape[0]:.2f} a text")
+    print(f"features      {features}")
+    print(f"tree levels   {' -> '.join(f'{size:,}' for size in levels)}, the first {nr_fine_tuned} fine-tuned")
+    print(f"memory        about {format_bytes(estimate_memory(config, dataset, levels[:nr_fine_tuned]))}")
+
+
+def estimate_memory(config: ConfigDict, dataset: Dataset, sizes: list[int]) -> float:
+    """Bytes at the peak of fine-tuning or ranking, whichever is larger; from sizes only, a rough figure.
+
+    Fine-tuning: parameters, gradients and two moments in float32, and the activations of a batch. Ranking: features,
+    label features, and a model of a few thousand weights a label.
+    """
+    hidden, layers, inner, vocab, heads = encoder_shape(config)
+    parameters = vocab * hidden + layers * (4 * hidden**2 + 2 * hidden * inner)
+    width = max(config.matcher.batch_size) * config.encoder.truncate_length
+    activations = layers * width * (10 * hidden + 3 * inner + 3 * heads * config.encoder.truncate_length)
+    scores = 6 * max(config.matcher.batch_size) * max(sizes)
+    fine_tuning = 4 * (4 * (parameters + max(sizes) * hidden) + activations + scores)
+    n, nr_labels = dataset.trn.Y.shape
+    nonzeros = dataset.trn.X.size if dataset.trn.X is not None else sum(len(text) for text in dataset.trn.texts) // 4
+    ranking = 12 * nonzeros + 4 * n * hidden + 8 * nr_labels * 2000
+    return 5e8 + max(fine_tuning, ranking)
+
+
+def encoder_shape(config: ConfigDict) -> tuple[int, int, int, int, int]:
+    """(hidden size, layers, intermediate size, vocabulary, heads) of the encoder to be used."""
+    if not config.encoder.name:
+        s = config.scratch
+        return s.hidden_size, s.num_layers, s.intermediate_size, s.vocab_size, s.num_heads
+    module, _ = load_start(config, config.encoder.name)
+    return module.hidden_size, module.num_layers, module.intermediate_size, module.vocab_size, module.num_heads
+
+
+def model_settings(config: ConfigDict) -> dict:
+    """What a model folder must know to tokenize and embed texts as in training."""
+    fields = ("pooling", "truncate_length", "nr_buckets", "tokens_a_batch")
+    return {"model": "xr_transformer", **{name: config.encoder[name] for name in fields}}
+
+
+def model_card(dataset: Dataset, metrics: dict) -> str:
+    """The README.md of the model folder."""
+    n, nr_labels = dataset.trn.Y.shape
+    return (
+        "---\nlibrary_name: xrt_jax\npipeline_tag: text-classification\ntags:\n- extreme-multi-label\n---\n\n"
+        f"# XR-Transformer, {nr_labels:,} labels\n\nTrained on {n:,} texts by xrt_jax.\n\n"
+        "    python -m xrt_jax.predict --model=THIS_FOLDER --input=texts.txt\n\n"
+        f"Test split, {dataset.tst.Y.shape[0]:,} texts, percent:\n\n```\n{format_table(metrics)}\n```\n"
+    )

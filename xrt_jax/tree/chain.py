@@ -1,0 +1,110 @@
+"""The cluster chain: the label tree as indicator matrices C_0 (top) … C_{D-1} (leaf), and labels pushed up it.
+
+C_t is csc float32 [nodes of level t, nodes of level t-1]; entry (i, j) is 1 where node i has the parent j. C_0 has one
+column, and the rows of the last matrix are the labels.
+"""
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+
+from xrt_jax.disk import read_json, replace_folder, write_json
+from xrt_jax.sparse import canonical, load_npz, save_npz
+
+
+def binary_depth(nr_labels: int, max_leaf_size: int) -> int:
+    """Binary splits, at least 1, until no leaf has more than max_leaf_size labels; ValueError if leaves stay empty."""
+    depth = 1
+    while max_leaf_size << depth < nr_labels:
+        depth += 1
+    if 1 << depth > nr_labels:
+        raise ValueError(f"max_leaf_size={max_leaf_size} makes {1 << depth} leaves of {nr_labels} labels: raise it")
+    return depth
+
+
+def _node_counts(nr_leaves: int, nr_splits: int, min_codes: int | None) -> list[int]:
+    """Nodes of the levels above the labels, leaf clusters first (sizing rule of PECOS)."""
+    if nr_splits < 2:
+        raise ValueError(f"nr_splits={nr_splits}: a node needs at least 2 children")
+    counts = [nr_leaves]
+    while counts[-1] > (nr_splits if min_codes is None else max(1, min_codes)):
+        counts.append(-(-counts[-1] // nr_splits))
+    return counts
+
+
+def tree_sizes(nr_labels: int, *, nr_splits: int, min_codes: int | None, max_leaf_size: int) -> list[int]:
+    """Number of nodes of every level, top first and labels last, without building the tree (as PECOS sizes it)."""
+    if max_leaf_size >= nr_labels:
+        return [nr_labels]
+    counts = _node_counts(1 << binary_depth(nr_labels, max_leaf_size), nr_splits, min_codes)
+    return [count for count in counts[::-1] if count > 1] + [nr_labels]
+
+
+def _indicator(parent: np.ndarray, nr_parents: int) -> sp.csc_matrix:
+    """csc [len(parent), nr_parents] with a one at (i, parent[i])."""
+    ones, rows = np.ones(len(parent), np.float32), np.arange(len(parent))
+    return canonical(sp.coo_matrix((ones, (rows, parent)), shape=(len(parent), nr_parents)), "csc")
+
+
+def complete_chain(C_leaf, *, nr_splits: int, min_codes: int | None) -> list[sp.csc_matrix]:
+    """Build the levels above the leaf clusters by merging nr_splits neighbours at a time.
+
+    Args:
+        C_leaf: sparse [L, leaves], one leaf cluster a column.
+        nr_splits: neighbouring nodes that share a parent.
+        min_codes: merge while a level has more nodes than this; None stands for nr_splits.
+
+    Returns:
+        Chain, top first; chain[0] has one column.
+    """
+    chain = [canonical(C_leaf, "csc")]
+    counts = _node_counts(C_leaf.shape[1], nr_splits, min_codes)
+    for below, above in pairwise(counts):
+        chain.insert(0, _indicator(np.arange(below) // nr_splits, above))
+    if counts[-1] > 1:
+        chain.insert(0, _indicator(np.zeros(counts[-1], np.int64), 1))
+    return chain
+
+
+def check_chain(chain: list[sp.csc_matrix], source: str) -> None:
+    """ValueError naming `source` unless the matrices fit together and the top has one column."""
+    if not chain or chain[0].shape[1] != 1:
+        raise ValueError(f"{source}: the first cluster matrix must have 1 column (the root); complete the chain first")
+    for t in range(1, len(chain)):
+        if chain[t].shape[1] != chain[t - 1].shape[0]:
+            raise ValueError(
+                f"{source}: C{t} has {chain[t].shape[1]} columns, but C{t - 1} has {chain[t - 1].shape[0]} rows"
+            )
+
+
+def save_chain(folder, chain: list[sp.csc_matrix]) -> None:
+    """Write a PECOS chain folder: config.json and C0.npz …; it appears whole or not at all."""
+    with replace_folder(folder) as tmp:
+        for t, C in enumerate(chain):
+            save_npz(tmp / f"C{t}.npz", C)
+        write_json(tmp / "config.json", {"len": len(chain)})
+
+
+def load_chain(folder) -> list[sp.csc_matrix]:
+    """Read a PECOS chain folder (config.json with "len", C0.npz …)."""
+    config = Path(folder) / "config.json"
+    if not config.is_file():
+        raise FileNotFoundError(f"{folder}: no cluster chain here (config.json is missing)")
+    depth = read_json(config).get("len")
+    if not isinstance(depth, int):
+        raise ValueError(f'{config}: the key "len" with the number of levels is missing')
+    chain = [canonical(load_npz(Path(folder) / f"C{t}.npz"), "csc") for t in range(depth)]
+    check_chain(chain, str(folder))
+    return chain
+
+
+def aggregate_labels(Y, chain: list[sp.csc_matrix]) -> list[sp.csr_matrix]:
+    """Labels of every level, [Y_0, …, Y_{D-1}], csr float32 [n, nodes of level t]; Y_{t-1} = Y_t C_t (counts)."""
+    if Y.shape[1] != chain[-1].shape[0]:
+        raise ValueError(f"Y has {Y.shape[1]} labels, the cluster chain {chain[-1].shape[0]}")
+    levels = [canonical(Y, "csr")]
+    for C in chain[:0:-1]:
+        levels.insert(0, canonical(levels[0] @ C, "csr"))
+    return levels
