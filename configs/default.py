@@ -62,6 +62,7 @@ def get_config() -> ConfigDict:
     config.matcher.num_epochs = (5.0,)
     config.matcher.max_steps = (0,)  # above 0: updates, in place of num_epochs
     config.matcher.learning_rate = (1e-4,)
+    config.matcher.head_learning_rate = (0.0,)  # above 0: the head's own; short runs want it well above the encoder's
     config.matcher.warmup_steps = (0,)
     config.matcher.adam_epsilon = (1e-8,)
     config.matcher.weight_decay = (0.0,)

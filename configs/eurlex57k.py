@@ -13,16 +13,18 @@ def get_config():
     config = default.get_config()
     config.encoder.name = "sentence-transformers/all-MiniLM-L6-v2"
     config.encoder.pooling = "mean"  # as this encoder was pre-trained
-    config.preliminary_tree = default.tree(nr_splits=16, max_leaf_size=16)
+    config.tfidf.max_features = 100000
+    config.preliminary_tree = default.tree(nr_splits=8, min_codes=512, max_leaf_size=16)
     config.refined_tree = default.tree(nr_splits=8, max_leaf_size=16)
     config.matcher.negative_sampling = ("tfn+man",)
     config.matcher.loss = ("weighted-squared-hinge",)
     config.matcher.bootstrap = ("weighted-linear",)
+    config.matcher.post_processor = ("l3-hinge",)
     config.ranker.negative_sampling = ("tfn", "tfn", "tfn", "tfn+man")
     config.ranker.rel_mode, config.ranker.rel_norm = "induce", "l1"
     config.ranker.Cp = (0.5, 0.5, 0.5, 2.0)
     config.ranker.Cn = (0.5, 0.5, 0.5, 1.0)
-    config.ranker.threshold = (0.001,)
-    config.ranker.only_topk = (75, 75, 100, 25)
+    config.ranker.threshold = (0.005,)
+    config.ranker.only_topk = (20,)
     config.ranker.post_processor = ("l3-hinge", "l3-hinge", "l3-hinge", "noop")
     return config

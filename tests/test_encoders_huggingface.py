@@ -142,7 +142,10 @@ def test_damaged_weights_are_refused(folder):
         load_encoder(folder)
 
 
-def test_unsupported_model_type_names_the_supported(folder):
+def test_broken_config_and_unsupported_model_type_are_refused(folder):
+    (folder / "config.json").write_text('{"model_type": ')
+    with pytest.raises(ValueError, match="is not JSON"):
+        load_encoder(folder)
     (folder / "config.json").write_text('{"model_type": "t5"}')
     with pytest.raises(ValueError, match="model_type 't5' is not supported: one of bert"):
         load_encoder(folder)
@@ -249,7 +252,7 @@ def test_round_trip_keeps_every_bit(tmp_path):
         assert (
             load_tokenizer(saved)("some words").input_ids == load_tokenizer(tmp_path / "words")("some words").input_ids
         )
-        assert not list(saved.glob("*.part"))
+        assert not list(saved.glob(".*"))
 
 
 def test_saved_names_and_shapes_are_those_that_torch_wrote(tmp_path):

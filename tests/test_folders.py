@@ -156,6 +156,12 @@ def write_pickle(folder):
     np.savez(folder / "Y.trn.npz", format=np.array([{"a": 1}], dtype=object))
 
 
+def write_empty_split(folder):
+    write_npz("Y.tst.npz", np.ones((0, 5)))(folder)
+    write_npz("X.tst.npz", np.ones((0, 7)))(folder)
+    (folder / "X.tst.txt").write_text("")
+
+
 BROKEN = {
     "no labels": (lambda folder: (folder / "Y.tst.npz").unlink(), "looked for Y.tst.npz"),
     "no documents": (lambda folder: [path.unlink() for path in folder.glob("X.trn.*")], "X.trn.txt.gz, .*X.trn.npy"),
@@ -174,7 +180,7 @@ BROKEN = {
     "pickle": (write_pickle, "not a sparse matrix"),
     "corrupt indices": (write_corrupt_indices, "not a sparse matrix"),
     "utf-8": (lambda folder: (folder / "X.trn.txt").write_bytes(b"a\nb\nc\xff\n"), "line 3 is not UTF-8"),
-    "no rows": (write_npz("Y.tst.npz", np.ones((0, 5))), "X.tst"),
+    "no rows": (write_empty_split, r"Y.tst.npz: no rows"),
 }
 
 
@@ -191,7 +197,7 @@ def test_broken_folders(folder, what):
 def test_broken_dense_features(folder):
     (folder / "X.trn.npz").unlink()
     np.save(folder / "X.trn.npy", np.ones(3))
-    with pytest.raises(ValueError, match="X.trn.npy: not a 2-D array"):
+    with pytest.raises(ValueError, match=r"X\.trn\.npy: not a 2-D array"):
         load_dataset(folder)
 
 

@@ -57,6 +57,7 @@ def tune(problem, mesh, **changes):
         "batch_size": 8,
         "num_steps": 5,
         "learning_rate": 1e-2,
+        "head_learning_rate": 0.0,
         "warmup_steps": 2,
         "adam_epsilon": 1e-8,
         "weight_decay": 0.01,

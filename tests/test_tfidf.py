@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def reference(texts, trn, min_df):
 
     def terms(text):
         words = [word for word in text.lower().split() if len(word) > 1]
-        return Counter(words + [" ".join(pair) for pair in zip(words, words[1:], strict=False)])
+        return Counter(words + [" ".join(pair) for pair in pairwise(words)])
 
     df = Counter(term for text in trn for term in terms(text))
     vocabulary = sorted(term for term, count in df.items() if count >= min_df)

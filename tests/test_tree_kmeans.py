@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numba
 import numpy as np
 import pytest
@@ -56,7 +58,7 @@ def test_sizes_and_balance(nr_splits, min_codes, max_leaf_size):
     chain = hierarchical_kmeans(random_embeddings(137), **shape)
     assert [C.shape[0] for C in chain] == tree_sizes(137, **shape)
     assert chain[0].shape[1] == 1
-    for above, C in zip(chain, chain[1:], strict=False):
+    for above, C in pairwise(chain):
         assert C.shape[1] == above.shape[0]
     for C in chain:
         assert (np.asarray(C.sum(axis=1)) == 1).all()
@@ -74,6 +76,7 @@ def test_one_split_against_a_slow_one(spherical, max_iter):
     rng = np.random.default_rng(3)
     # integers, so that float32 and float64 order the scores alike where centres are not scaled
     Z = rng.integers(-4, 5, (61, 6)).astype(np.float32)
+    Z[:, 0] += np.linspace(0, 20, 61).astype(int) ** 2  # centres of very different lengths
     chain = hierarchical_kmeans(Z, max_leaf_size=40, spherical=spherical, kmeans_max_iter=max_iter, seed=5)
     left, right = kmeans._first_pair(5, 1, 61)
     assert left != right

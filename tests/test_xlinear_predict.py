@@ -7,7 +7,7 @@ from xrt_jax.sparse import Features
 from xrt_jax.tree.chain import complete_chain
 from xrt_jax.xlinear import predict as predict_module
 from xrt_jax.xlinear.predict import POST_PROCESSORS, predict, prepare
-from xrt_jax.xlinear.train import Level
+from xrt_jax.xlinear.train import Level, train_ranker
 
 D, L = 30, 40
 
@@ -17,8 +17,9 @@ def random_ranker(bias=1.0, post_processor="l3-hinge", seed=0):
     rng = np.random.default_rng(seed)
     leaf = sp.csc_matrix((np.ones(L, np.float32), (np.arange(L), rng.permutation(L) % 9)))
     ranker = []
+    weights = lambda n: 0.4 * rng.standard_normal(n)  # noqa: E731  (small: l4-hinge must not underflow)
     for C in complete_chain(leaf, nr_splits=3, min_codes=None):
-        W = sp.random(D + (bias > 0), C.shape[0], 0.3, format="csc", random_state=rng, data_rvs=rng.standard_normal)
+        W = sp.random(D + (bias > 0), C.shape[0], 0.3, format="csc", random_state=rng, data_rvs=weights)
         ranker.append(Level(W.astype(np.float32), C, bias, 4, post_processor))
     return ranker
 
@@ -134,6 +135,26 @@ def test_nodes_without_children_or_weights():
     P = predict([top, leaf], np.ones((2, 1)))
     assert P.indptr.tolist() == [0, 2, 4] and P.indices.tolist() == [0, 1, 0, 1] and not P.data.any()
     assert predict([top, leaf], np.ones((0, 1))).shape == (0, 3)
+
+
+def test_toy_case_of_pecos():
+    """Two documents without a common feature, 20 labels in two clusters; scores that PECOS 1.2.8 gives.
+
+    PECOS stops at eps 0.1, where the order of the descent still shows: hence the tolerance and our smaller eps.
+    """
+    x = np.zeros((2, 16), np.float32)
+    x[0, :8] = x[1, 8:] = 8**-0.5
+    Y = sp.csr_matrix((np.ones(2, np.float32), ([0, 1], [1, 4])), shape=(2, 20))
+    leaf = sp.csc_matrix((np.ones(20, np.float32), (np.arange(20), np.arange(20) // 10)))
+    chain = complete_chain(leaf, nr_splits=16, min_codes=None)
+    scores = predict(train_ranker(x, Y, chain, eps=(1e-3,)), x, beam_size=10).toarray()[0]
+    np.testing.assert_allclose(scores[[1, 4, 0, 10]], [0.95887, 0.0103, 0.00157, 0.00058], rtol=0.08, atol=5e-4)
+    assert scores[1] == pytest.approx(0.95887, abs=4e-3)
+    ranker = train_ranker(
+        x, Y, chain, eps=(1e-3,), neg_mining=("tfn+man",), only_topk=(2, 20), post_processor=("noop",)
+    )
+    scores = predict(ranker, x, beam_size=4, post_processor="sigmoid").toarray()[0]
+    np.testing.assert_allclose(scores[[1, 4, 0, 10]], [0.46346, 0.23958, 0.20877, 0.08818], atol=4e-3)
 
 
 def test_bad_input_is_refused():

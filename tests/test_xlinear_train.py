@@ -29,7 +29,7 @@ def objective(w, X, y, cost, bias):
 
 def slow_weights(X, Y, C, M, label, R=None, Cp=1.0, Cn=1.0, bias=1.0):
     """Minimiser over the instances that the label is trained on, its objective, and that objective as a function."""
-    parent = C[label].indices[0]
+    parent = C[[label]].toarray().argmax()
     positive = Y[:, [label]].toarray().ravel() > 0
     rows = np.flatnonzero(positive | (M[:, [parent]].toarray().ravel() > 0))
     y = np.where(positive[rows], 1.0, -1.0)
@@ -133,7 +133,7 @@ def test_result_depends_neither_on_threads_nor_on_siblings_beside(monkeypatch):
     chain = complete_chain(
         sp.csc_matrix((np.ones(90, np.float32), (np.arange(90), np.arange(90) // 12))), nr_splits=4, min_codes=None
     )
-    settings = {"neg_mining": ("tfn", "tfn+man", "man"), "only_topk": (2, 3, 4)}
+    settings = {"neg_mining": ("tfn", "tfn+man", "man"), "only_topk": (2, 3, 4), "Cp": (3.0,)}
     threads, rankers = numba.get_num_threads(), []
     try:
         for n, per_job in ((1, 16), (threads, 16), (threads, 3)):
@@ -222,7 +222,8 @@ def test_induced_relevance_equals_cost():
     X, Y, chain = two_levels()
     Y_top = aggregate_labels(Y, chain)[0]
     one_label = sp.csr_matrix(Y.multiply(np.asarray(Y.sum(axis=1)) == 1))  # so that upper relevances are 2 as well
-    assert one_label.nnz > 20 and Y_top.max() > 1
+    one_label.eliminate_zeros()
+    assert one_label.nnz > 10 and Y_top.max() > 1
     by_cost = train_ranker(X, one_label, chain, Cp=(2.0,))
     by_relevance = train_ranker(X, one_label, chain, rel_mode="induce", R=one_label * 2)
     for a, b in zip(by_cost, by_relevance, strict=True):

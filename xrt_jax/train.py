@@ -125,6 +125,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
                         max_steps=settings["max_steps"],
                     ),
                     learning_rate=settings["learning_rate"],
+                    head_learning_rate=settings["head_learning_rate"],
                     warmup_steps=settings["warmup_steps"],
                     adam_epsilon=settings["adam_epsilon"],
                     weight_decay=settings["weight_decay"],

@@ -60,7 +60,8 @@ STDLIB = "python"
 SKIPPED_FOLDERS = frozenset([
     "test", "tests", "testing", "idle_test", "idlelib", "lib2to3", "turtledemo", "ensurepip", "pydoc_data",
     "__pycache__", "_vendor", "vendor", "vendored", "_vendored", "extern", "externals", "_external", "third_party",
-    "thirdparty", "array_api_compat", "array_api_extra", "site-packages", "dist-packages", "node_modules", "build", "dist",
+    "thirdparty", "array_api_compat", "array_api_extra", "site-packages", "dist-packages", "node_modules",
+    "build", "dist",
 ])
 # fmt: on
 SKIPPED_FILES = re.compile(r"^(test_.*|.*_tests?|conftest|.*_pb2|.*_pb2_grpc|setup)\.py$")
@@ -220,7 +221,7 @@ def _label(node: ast.expr, names: dict[str, str], local: set[str]) -> str | None
         return None
     head, rest = parts[0], parts[1:]
     if head in names and head not in local:
-        return ".".join([names[head], *rest])
+        return ".".join([names[head], *rest]).removeprefix("builtins.")
     if head in BUILTINS and head not in local:
         return ".".join(parts)
     return f".{rest[-1]}" if rest else None
@@ -433,7 +434,7 @@ def _choose(documents: list[Document], nr_documents: int, package_cap: int, seed
     return list(chosen.values())
 
 
-def near_duplicate_groups(texts: list[str], *, nr_hashes: int = 64, band: int = 4) -> np.ndarray:
+def near_duplicate_groups(texts: list[str], *, nr_hashes: int = 128, band: int = 4) -> np.ndarray:
     """Group number of each text, int32 [n]; texts of about the same three-word shingles share a group.
 
     MinHash (Broder 1997) with banding: pairs that agree in a whole band of hashes are compared, and joined where at

@@ -1,10 +1,10 @@
 """A WordPiece vocabulary learnt from the texts, for encoders trained from scratch."""
 
-import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from xrt_jax.disk import replace_file, write_json
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # ids 0 to 4
 _MAX_ALPHABET = 1000
@@ -35,10 +35,9 @@ def learn_wordpiece(
     vocab = _train(texts, normalizer, splitter, alphabet, pieces, vocab_size=vocab_size, min_frequency=min_frequency)
 
     folder = Path(out_folder)
-    folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "tokenizer.json", _bert_tokenizer(vocab, normalizer, splitter).to_str(pretty=True))
     _write(folder / "vocab.txt", "".join(f"{piece}\n" for piece in vocab))
-    _write(folder / "tokenizer_config.json", json.dumps(_tokenizer_config(lowercase), indent=2) + "\n")
+    write_json(folder / "tokenizer_config.json", _tokenizer_config(lowercase))
     return folder
 
 
@@ -99,6 +98,5 @@ def _tokenizer_config(lowercase: bool) -> dict:
 
 
 def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(part, path)
+    with replace_file(path) as tmp:
+        tmp.write_text(text, encoding="utf-8", newline="\n")

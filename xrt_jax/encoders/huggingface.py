@@ -1,6 +1,5 @@
 """Encoders and tokenizers in Hugging Face folders: load, save, fetch from the hub."""
 
-import json
 import logging
 import os
 import shutil
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from xrt_jax.disk import read_json, replace_file, write_json
 from xrt_jax.encoders import ENCODERS
 from xrt_jax.encoders.torch_file import load_torch_file
 
@@ -51,7 +51,7 @@ def load_encoder(
     pooler weights are drawn from `seed`, with a warning. ValueError or FileNotFoundError, in one line, for the rest.
     """
     folder = _find_encoder_folder(name_or_folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "config.json")
     encoder = ENCODERS.get(config.get("model_type"))
     if encoder is None:
         supported = ", ".join(sorted(ENCODERS))
@@ -99,7 +99,7 @@ def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
         if whole.is_file():
             return _read_file(whole, read)
         if index.is_file():
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            shards = sorted(set(read_json(index)["weight_map"].values()))
             return {name: a for shard in shards for name, a in _read_file(folder / shard, read).items()}
     raise FileNotFoundError(f"{folder} has no weights: no model.safetensors and no pytorch_model.bin")
 
@@ -210,29 +210,22 @@ def save_encoder(folder: str | Path, module: nn.Module, params: dict, *, tokeniz
 
     `tokenizer_folder` is a local folder. Pooler weights are written where the module has them.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     folder, tokenizer_folder = Path(folder), Path(tokenizer_folder)
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {module.tensor_name(path): _torch_oriented(a, path) for path, a in flatten_dict(params).items()}
-    config = json.dumps(module.to_config(), indent=2) + "\n"
-    _replace(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    with replace_file(folder / "model.safetensors") as path:
+        path.write_bytes(save(tensors, {"format": "pt"}))  # its save_file would hide the file from other users
     for name in _TOKENIZER_FILES:
         if (tokenizer_folder / name).is_file() and tokenizer_folder.resolve() != folder.resolve():
-            _replace(folder / name, lambda path, name=name: shutil.copyfile(tokenizer_folder / name, path))
-    _replace(folder / "config.json", lambda path: path.write_text(config, encoding="utf-8"))
+            with replace_file(folder / name) as path:
+                shutil.copyfile(tokenizer_folder / name, path)
+    write_json(folder / "config.json", module.to_config())
 
 
 def _torch_oriented(array: jax.Array, path: tuple[str, ...]) -> np.ndarray:
     array = np.asarray(array)
     return np.ascontiguousarray(array.T if path[-1] == "kernel" else array)
-
-
-def _replace(path: Path, write) -> None:
-    """Writes under a temporary name beside `path`, then renames: a reader never sees half a file."""
-    part = path.with_name(path.name + ".part")
-    write(part)
-    os.replace(part, path)
 
 
 # ---- tokenizer ------------------------------------------------------------------------------------------------------

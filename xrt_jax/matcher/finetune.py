@@ -58,6 +58,7 @@ def fine_tune(
     batch_size: int,
     num_steps: int,
     learning_rate: float,
+    head_learning_rate: float,
     warmup_steps: int,
     adam_epsilon: float,
     weight_decay: float,
@@ -73,13 +74,18 @@ def fine_tune(
 
     Returns (encoder, head), the head as numpy arrays. batch_size is global, over all devices. `evaluate(encoder, head)`
     runs every eval_steps updates (0: never) and its dict goes to `log`, as do the mean loss and the learning rate every
-    log_steps updates.
+    log_steps updates. head_learning_rate 0 stands for the encoder's learning_rate.
     """
-    schedule = linear_schedule(learning_rate, warmup_steps=warmup_steps, max_steps=num_steps)
+    schedule, head_schedule = (
+        linear_schedule(rate, warmup_steps=warmup_steps, max_steps=num_steps)
+        for rate in (learning_rate, head_learning_rate or learning_rate)
+    )
     encoder_tx = encoder_optimizer(
         schedule, adam_epsilon=adam_epsilon, weight_decay=weight_decay, max_grad_norm=max_grad_norm
     )
-    head_tx = head_optimizer(schedule, adam_epsilon=adam_epsilon, max_grad_norm=max_grad_norm, lazy=lazy_head)
+    head_tx = head_optimizer(
+        head_schedule, adam_epsilon=adam_epsilon, max_grad_norm=max_grad_norm, lazy=lazy_head
+    )
     head = split_labels(mesh, pad_head(head, mesh.shape["label"]))
     # A copy, since the first update gives the buffers of the state away and the caller may still hold them.
     state = init_state(jax.tree.map(jnp.copy, replicate(mesh, encoder)), head, encoder_tx, head_tx)

@@ -187,10 +187,8 @@ def _assemble(parts, labels: np.ndarray, shape: tuple[int, int]) -> sp.csc_matri
     return W[:, column]
 
 
-def train_dense_head(
-    emb_nd, Y, C, M, *, R=None, Cp: float = 100.0, Cn: float = 100.0, eps: float = 0.1, max_iter: int = 100, progress=None
-):
-    """Head of a transformer matcher from linear classifiers on embeddings, none thresholded (as PECOS's bootstrap).
+def train_dense_head(emb_nd, Y, C, M, *, R=None, Cp=100.0, Cn=100.0, eps=0.1, max_iter=100, progress=None):
+    """Head of a transformer matcher from linear classifiers on embeddings, not thresholded (as PECOS's bootstrap).
 
     Args:
         emb_nd: float32 [n, d].
@@ -199,7 +197,8 @@ def train_dense_head(
     Returns:
         W float32 [L, d] and b float32 [L].
     """
-    W = train_level(emb_nd, Y, C, M, R=R, Cp=Cp, Cn=Cn, threshold=0.0, eps=eps, max_iter=max_iter, bias=1.0, progress=progress)
+    solver = {"Cp": Cp, "Cn": Cn, "threshold": 0.0, "eps": eps, "max_iter": max_iter, "bias": 1.0}
+    W = train_level(emb_nd, Y, C, M, R=R, progress=progress, **solver)
     dense = W.T.toarray()
     return np.ascontiguousarray(dense[:, :-1]), dense[:, -1].copy()
 
