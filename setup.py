@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 setup(
     name="xrt_jax",
     version="0.1.0",
-    description="XR-Transformer and XR-Linear in JAX: extreme multi-label ranking of texts, from thousands to millions of labels",
+    description="XR-Transformer and XR-Linear in JAX: extreme multi-label ranking of texts",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -17,11 +17,13 @@ def get_config() -> ConfigDict:
     config.data.dir = ""  # a folder in PECOS's layout; empty: the embedded corpus, see `docstrings`
     config.data.trn_rows = ""  # file of row numbers, to train on a part of the training split
     config.data.tst_rows = ""
-    config.data.dev_size = 500  # validation texts shown while fine-tuning: from X.dev if there is one, else held out of trn
+    config.data.dev_size = (
+        500  # validation texts shown while fine-tuning: from X.dev if there is one, else held out of trn
+    )
 
     config.docstrings = ConfigDict()  # the embedded corpus: docstrings of installed Python code -> what the code calls
     config.docstrings.sources = ()  # source trees to read; empty: the standard library and this project's dependencies
-    config.docstrings.nr_documents = 12000
+    config.docstrings.nr_documents = 14000
 
     config.tfidf = ConfigDict()  # used when the data set comes without features
     config.tfidf.ngram_range = (1, 2)

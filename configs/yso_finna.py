@@ -2,7 +2,7 @@
 
     python -m xrt_jax.main --config=configs/yso_finna.py --workdir=runs/yso_finna --config.data.dir=DIR
 
-DIR holds X.{trn,tst}.txt, Y.{trn,tst}.npz and output-items.txt. Texts are titles of 11 words on average, so 32 tokens do.
+DIR holds X.{trn,tst}.txt, Y.{trn,tst}.npz and output-items.txt. Texts are titles of 11 words, so 32 tokens do.
 """
 
 from configs import eurlex57k

@@ -13,13 +13,11 @@ def test_flatten_and_differences():
     assert config.differences({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == ["b: 2 -> 3", "c: None -> 4"]
 
 
-def test_per_level():
-    assert config.per_level((5,), 3, "k") == (5, 5, 5)
-    assert config.per_level((1, 2, 3), 3, "k") == (1, 2, 3)
-    with pytest.raises(ValueError, match=r"'k' has 2 values for 3 levels"):
-        config.per_level((1, 2), 3, "k")
+def test_settings_of_level():
     section = ConfigDict({"steps": (1, 2), "other": 7})
     assert config.settings_of_level(section, 1, 2, "s") == {"steps": 2, "other": 7}
+    with pytest.raises(ValueError, match=r"s\.steps has 2 values for 3 levels: give 1 or 3"):
+        config.settings_of_level(section, 1, 3, "s")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +55,12 @@ def test_every_configuration_loads_and_only_changes_fields_of_default():
 def test_parse_flags_sets_fields(monkeypatch):
     holder = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, flag_values=holder, lock_config=True)
-    argv = ["prog", f"--config={ROOT / 'configs/demo.py'}", "--config.matcher.max_steps=3,4", "--config.matcher.loss=hinge,squared-hinge"]
+    argv = [
+        "prog",
+        f"--config={ROOT / 'configs/demo.py'}",
+        "--config.matcher.max_steps=3,4",
+        "--config.matcher.loss=hinge,squared-hinge",
+    ]
     monkeypatch.setattr(flags, "FLAGS", holder)
     monkeypatch.setattr("sys.argv", argv)  # where config_flags looks for overrides
     config.parse_flags(argv)

@@ -40,7 +40,11 @@ def test_the_run_tells_what_it_does(finished):
     assert "devices" in header
     for stage in ("xr_linear", "level_0", "level_3", "ranker"):
         assert f"\n{stage} ..." in result.stdout
-    assert "P@1" in result.stdout.splitlines()[-6] + result.stdout.splitlines()[-5] + result.stdout.splitlines()[-4]
+    table = result.stdout.splitlines()[-7:-2]
+    assert table[0].split() == ["percent", *(f"@{k}" for k in range(1, 11))]
+    assert [line.split()[:2] for line in table[1:]] == [
+        [m, name] for m in "PR" for name in ("xr_linear", "xr_transformer")
+    ]
     for bar in ("tokenize", "fine-tune", "score"):
         assert bar in result.stderr
     assert "it/s" in result.stderr or "s/it" in result.stderr
@@ -67,8 +71,17 @@ def test_metrics_are_those_of_the_written_model(finished, data):
 
 def test_the_model_folder_holds_what_design_says(finished):
     model = finished[0] / "model"
-    assert {path.name for path in model.iterdir()} == {"config.json", "encoder", "ranker", "tfidf", "labels.txt", "README.md"}
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in (model / "encoder").iterdir()}
+    assert {path.name for path in model.iterdir()} == {
+        "config.json",
+        "encoder",
+        "ranker",
+        "tfidf",
+        "labels.txt",
+        "README.md",
+    }
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
+        path.name for path in (model / "encoder").iterdir()
+    }
     assert (model / "labels.txt").read_text().splitlines() == [f"label {i}" for i in range(NR_LABELS)]
     assert not [path for path in model.rglob("*") if path.suffix in (".pkl", ".pt", ".bin", ".joblib")]
 
@@ -95,7 +108,9 @@ def test_predict_and_encode_on_new_texts(finished, tmp_path):
     assert precision_recall(split.Y, csr_matrix(P), 1)["prec"][0] > 0.7
 
     out = tmp_path / "emb.npy"
-    result = run("xrt_jax.encode", f"--model={workdir / 'model'}", f"--input={tmp_path / 'texts.txt'}", f"--output={out}")
+    result = run(
+        "xrt_jax.encode", f"--model={workdir / 'model'}", f"--input={tmp_path / 'texts.txt'}", f"--output={out}"
+    )
     assert result.returncode == 0, result.stderr
     assert np.load(out).shape == (30, 16)
 
@@ -116,7 +131,12 @@ def test_killed_in_level_1_the_run_goes_on_and_ends_with_the_same_model(finished
     workdir = tmp_path / "w"
     command = [sys.executable, "-m", "xrt_jax.main", *arguments(data, workdir)]
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     in_level_1 = '"level": 1, "step": 10'
     deadline = time.time() + 240
@@ -189,12 +209,12 @@ def test_features_and_encoder_folder_can_be_given(finished, data, tmp_path):
         ({"data__dir": "nowhere"}, "nowhere"),
         ({"encoder__name": "tests"}, "config.json"),
         ({"matcher__loss": "hing"}, "matcher.loss is 'hing': choose one of"),
-        ({"matcher__max_steps": "1,2"}, "'matcher.max_steps' has 2 values for 4 levels"),
-        ({"ranker__Cp": "1,2,3,4,5"}, "'ranker.Cp' has 5 values for 2 levels"),
+        ({"matcher__max_steps": "1,2"}, "matcher.max_steps has 2 values for 4 levels"),
+        ({"ranker__Cp": "1,2,3,4,5"}, "ranker.Cp has 5 values for 2 levels"),
         ({"mesh__label": 3}, "mesh.label is 3"),
         ({"encoder__dtype": "float16"}, "encoder.dtype is 'float16'"),
-        ({"ranker__post_processor": "l9-hinge"}, "l9-hinge"),
-        ({"ranker__rel_mode": "x"}, "rel_mode"),
+        ({"ranker__post_processor": "l9-hinge"}, "ranker.post_processor is 'l9-hinge'"),
+        ({"ranker__rel_mode": "x"}, "ranker.rel_mode is 'x': choose one of"),
     ],
 )
 def test_a_bad_setting_is_one_line_before_any_long_stage(data, tmp_path, changes, expected):

@@ -9,7 +9,7 @@ from scipy.sparse import csc_matrix, csr_matrix, random_array
 
 from xrt_jax.matcher import head as H
 from xrt_jax.matcher import loss as L
-from xrt_jax.matcher import optimizer as O  # noqa: E741
+from xrt_jax.matcher import optimizer as O
 from xrt_jax.matcher import shortlist as S
 
 # ---------------------------------------------------------------- loss

@@ -42,7 +42,9 @@ def problem():
     C = csc_matrix(np.eye(NR_CLUSTERS, dtype=np.float32)[np.arange(NR_LABELS) % NR_CLUSTERS])
     M = csr_matrix((rng.random((NR_TEXTS, NR_CLUSTERS)) < 0.6).astype(np.float32))
     module = Bag()
-    encoder = module.init(jax.random.key(0), jnp.ones((1, 4), int), jnp.ones((1, 4), bool), deterministic=True)["params"]
+    encoder = module.init(jax.random.key(0), jnp.ones((1, 4), int), jnp.ones((1, 4), bool), deterministic=True)[
+        "params"
+    ]
     return tokens, Y, C, M, module, encoder, random_head(NR_LABELS, HIDDEN, seed=1)
 
 
@@ -102,7 +104,9 @@ def test_train_step_takes_the_gradient_of_the_mean_shortlist_loss(problem):
         return total / 6
 
     tx = optax.sgd(0.1)
-    step = S.make_train_step(Still(), tx, tx, loss="weighted-squared-hinge", width=width, nr_clusters=NR_CLUSTERS, mesh=mesh)
+    step = S.make_train_step(
+        Still(), tx, tx, loss="weighted-squared-hinge", width=width, nr_clusters=NR_CLUSTERS, mesh=mesh
+    )
     clusters, labels = pack_rows(M), pack_rows(Y)
     weight = (rows < 6).astype(np.float32)
     batch = S.TrainBatch(ids, mask, clusters.index[rows], labels.index[rows], labels.value[rows], weight)
@@ -167,7 +171,7 @@ def slow_scores(problem, M_pred, k):
         emb = np.asarray(module.apply({"params": encoder}, ids, np.ones_like(ids, bool), deterministic=True)[1][0])
         row = dict(zip(M_pred[[i]].indices, M_pred[[i]].data, strict=True))
         scores = {
-            label: np.exp(-max(0.0, 1 - (emb @ head["W"][label] + head["b"][label])) ** 3) * row[parent[label]]
+            label: np.exp(-(max(0.0, 1 - (emb @ head["W"][label] + head["b"][label])) ** 3)) * row[parent[label]]
             for label in range(NR_LABELS)
             if parent[label] in row
         }
@@ -225,7 +229,7 @@ def test_an_epoch_of_train_batches_weighs_every_text_once(problem):
 def test_mesh_sizes_are_checked():
     with pytest.raises(ValueError, match=r"mesh\.label is 3: it must divide the number of devices, 8"):
         make_mesh(3)
-    with pytest.raises(ValueError, match="matcher.batch_size is 6: it must be a multiple of the data devices, 8"):
+    with pytest.raises(ValueError, match=r"matcher\.batch_size is 6: it must be a multiple of the data devices, 8"):
         check_batch_size(make_mesh(1), 6, "matcher.batch_size")
 
 

@@ -90,7 +90,9 @@ def test_format_table():
         {"ours": {"prec": [1.0, 0.5], "recall": [0.25, 0.33333]}, "x": {"prec": [0, 0], "recall": [0, 0]}}
     )
     assert table.splitlines() == [
-        "model     P@1     P@2     R@1     R@2",
-        "ours   100.00   50.00   25.00   33.33",
-        "x        0.00    0.00    0.00    0.00",
+        "percent      @1      @2",
+        "P  ours  100.00   50.00",
+        "P  x       0.00    0.00",
+        "R  ours   25.00   33.33",
+        "R  x       0.00    0.00",
     ]

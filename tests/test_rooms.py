@@ -14,7 +14,7 @@ TIER = {name: 0 for name in ("sparse", "metrics", "disk", "__init__", "report")}
 TIER |= {name: 1 for name in ("encoders", "tree", "data")}
 TIER |= {name: 2 for name in ("xlinear",)}
 TIER |= {name: 3 for name in ("matcher",)}
-TIER |= {name: 4 for name in ("config", "checkpoint", "model")}
+TIER |= {name: 4 for name in ("config", "checkpoint", "model", "header")}
 TIER |= {name: 5 for name in ("commands", "train", "predict", "encode", "evaluate")}
 TIER |= {"main": 6}
 
@@ -39,7 +39,9 @@ def test_no_import_runs_up(file):
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "xrt_jax" else [node.module]
+            names = (
+                [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "xrt_jax" else [node.module]
+            )
         for name in names:
             parts = name.split(".")
             if parts[0] == "xrt_jax" and parts[1] in TIER:

@@ -60,7 +60,11 @@ def test_plan_pass_bounds_tokens_and_holds_every_text_once():
     assert sorted(np.concatenate([b.rows for b in plan]).tolist()) == list(range(203))
     for batch in plan:
         assert lengths[batch.rows].max() <= batch.length
-        assert len(batch.rows) <= T.pass_batch_size(batch.length, 203, tokens_a_batch=640, multiple=2) == 640 // batch.length
+        assert (
+            len(batch.rows)
+            <= T.pass_batch_size(batch.length, 203, tokens_a_batch=640, multiple=2)
+            == 640 // batch.length
+        )
     assert plan[0].length == 64
 
 

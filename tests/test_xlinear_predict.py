@@ -151,7 +151,7 @@ def test_toy_case_of_pecos():
     np.testing.assert_allclose(scores[[1, 4, 0, 10]], [0.95887, 0.0103, 0.00157, 0.00058], rtol=0.08, atol=5e-4)
     assert scores[1] == pytest.approx(0.95887, abs=4e-3)
     ranker = train_ranker(
-        x, Y, chain, eps=(1e-3,), neg_mining=("tfn+man",), only_topk=(2, 20), post_processor=("noop",)
+        x, Y, chain, eps=(1e-3,), negative_sampling=("tfn+man",), only_topk=(2, 20), post_processor=("noop",)
     )
     scores = predict(ranker, x, beam_size=4, post_processor="sigmoid").toarray()[0]
     np.testing.assert_allclose(scores[[1, 4, 0, 10]], [0.46346, 0.23958, 0.20877, 0.08818], atol=4e-3)

@@ -5,9 +5,9 @@ import scipy.sparse as sp
 from scipy.optimize import minimize
 
 from xrt_jax.sparse import Features, normalize_rows
-from xrt_jax.tree.chain import aggregate_labels, complete_chain
+from xrt_jax.tree.chain import aggregate_labels, complete_chain, per_level
 from xrt_jax.xlinear.predict import predict
-from xrt_jax.xlinear.train import per_level, relevance_chain, train_dense_head, train_level, train_ranker
+from xrt_jax.xlinear.train import relevance_chain, train_dense_head, train_level, train_ranker
 
 N, D, L, K = 60, 12, 9, 3
 
@@ -133,7 +133,7 @@ def test_result_depends_neither_on_threads_nor_on_siblings_beside(monkeypatch):
     chain = complete_chain(
         sp.csc_matrix((np.ones(90, np.float32), (np.arange(90), np.arange(90) // 12))), nr_splits=4, min_codes=None
     )
-    settings = {"neg_mining": ("tfn", "tfn+man", "man"), "only_topk": (2, 3, 4), "Cp": (3.0,)}
+    settings = {"negative_sampling": ("tfn", "tfn+man", "man"), "only_topk": (2, 3, 4), "Cp": (3.0,)}
     threads, rankers = numba.get_num_threads(), []
     try:
         for n, per_job in ((1, 16), (threads, 16), (threads, 3)):
@@ -193,7 +193,7 @@ def test_ranker_levels_are_trained_on_the_right_instances():
 @pytest.mark.parametrize("scheme", ["man", "tfn+man"])
 def test_matcher_aware_negatives(scheme):
     X, Y, chain = two_levels()
-    top, leaf = train_ranker(X, Y, chain, neg_mining=("tfn", scheme), only_topk=(1, 4))
+    top, leaf = train_ranker(X, Y, chain, negative_sampling=("tfn", scheme), only_topk=(1, 4))
     M = (predict([top], X, only_topk=1) > 0).astype(np.float32)
     if scheme == "tfn+man":
         M = M + aggregate_labels(Y, chain)[0]
@@ -235,8 +235,13 @@ def test_settings_per_level():
     X, Y, chain = two_levels()
     with pytest.raises(ValueError, match=r"eps has 3 values .* 2 levels"):
         train_ranker(X, Y, chain, eps=(0.1, 0.1, 0.1))
-    for key, value in {"neg_mining": ("usn",), "post_processor": ("l9",), "rel_mode": "all", "rel_norm": "l3"}.items():
-        with pytest.raises(ValueError, match=f"{key}="):
+    for key, value in {
+        "negative_sampling": ("usn",),
+        "post_processor": ("l9",),
+        "rel_mode": "all",
+        "rel_norm": "l3",
+    }.items():
+        with pytest.raises(ValueError, match=rf"ranker\.{key} is"):
             train_ranker(X, Y, chain, **{"rel_mode": "induce", key: value})
     with pytest.raises(ValueError, match="root"):
         train_ranker(X, Y, chain[1:])
@@ -257,5 +262,5 @@ def test_progress_counts_every_label():
         def close(self):
             pass
 
-    train_ranker(X, Y, chain, neg_mining=("man",), progress=Bar)
+    train_ranker(X, Y, chain, negative_sampling=("man",), progress=Bar)
     assert done == {"training 3 classifiers": [3, 3], "scoring 3 nodes": [N, N], "training 9 classifiers": [9, 9]}

@@ -1,4 +1,4 @@
-"""A data set small enough for end-to-end tests in seconds: a label is told by two of its own words among common ones."""
+"""A data set for end-to-end tests in seconds: a label is told by two of its own words among common ones."""
 
 from pathlib import Path
 

@@ -48,5 +48,5 @@ def mark_done(folder: str | Path) -> None:
 def clear_unfinished(workdir: str | Path) -> None:
     """Removes what a killed run left under temporary names."""
     for path in Path(workdir).rglob("*"):
-        if ".orbax-checkpoint-tmp" in path.name or path.name.startswith(".") and ".tmp." in path.name:
+        if ".orbax-checkpoint-tmp" in path.name or (path.name.startswith(".") and ".tmp." in path.name):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

@@ -1,8 +1,6 @@
 """What the commands on a trained model share: flags, texts in, results out, one line for a mistake."""
 
 import contextlib
-import gzip
-import lzma
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import IO
 import numpy as np
 from absl import app, flags
 
+from xrt_jax.data.folders import read_lines
 from xrt_jax.disk import replace_file
 from xrt_jax.report import set_up_logging
 from xrt_jax.sparse import load_npz
@@ -37,9 +36,7 @@ def read_input(path: str) -> list[str]:
         return [line.rstrip("\n") for line in sys.stdin]
     if not Path(path).is_file():
         raise FileNotFoundError(f"--input={path}: there is no such file")
-    opener = {".gz": gzip.open, ".xz": lzma.open}.get(Path(path).suffix, open)
-    with opener(path, "rt", encoding="utf-8") as lines:
-        texts = [line.rstrip("\n") for line in lines]
+    texts = read_lines(Path(path))
     if not texts:
         raise ValueError(f"--input={path} holds no texts")
     return texts

@@ -9,6 +9,8 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
+from xrt_jax.tree.chain import per_level
+
 
 def flatten(config: ConfigDict, prefix: str = "") -> dict[str, object]:
     """{"matcher.loss": ("squared-hinge",), …}"""
@@ -62,22 +64,17 @@ def settle(key: str, value, reference):
         settled = tuple(kind(entry) for entry in value)
     except (TypeError, ValueError):
         settled = None
-    if settled is None or kind is int and any(entry != float(given) for entry, given in zip(settled, value, strict=True)):
+    if settled is None or (
+        kind is int and any(entry != float(given) for entry, given in zip(settled, value, strict=True))
+    ):
         raise ValueError(f"config field {key!r} takes {kind.__name__} values separated by commas, not {value!r}")
     return settled
-
-
-def per_level(values: tuple, nr_levels: int, key: str) -> tuple:
-    """One value a level from a tuple of one or of nr_levels values; ValueError names the field otherwise."""
-    if len(values) not in (1, nr_levels):
-        raise ValueError(f"config field {key!r} has {len(values)} values for {nr_levels} levels: give 1 or {nr_levels}")
-    return tuple(values) * (nr_levels // len(values))
 
 
 def settings_of_level(config: ConfigDict, level: int, nr_levels: int, prefix: str) -> dict[str, object]:
     """The fields of a section for one level: tuples by per_level, other fields as they are."""
     return {
-        key: per_level(value, nr_levels, f"{prefix}.{key}")[level] if isinstance(value, tuple) else value
+        key: per_level(f"{prefix}.{key}", value, nr_levels)[level] if isinstance(value, tuple) else value
         for key, value in config.items()
     }
 

@@ -31,7 +31,9 @@ def main(args) -> None:
     if tst is None or tst.texts is None:
         raise ValueError(f"{args.data} has no X.tst.txt (or .gz, .xz): there is nothing to evaluate on")
     if dataset.label_names != model.labels:
-        raise ValueError(f"{args.data} names other labels than {args.model}/labels.txt: evaluate on the model's own labels")
+        raise ValueError(
+            f"{args.data} names other labels than {args.model}/labels.txt: evaluate on the model's own labels"
+        )
     with tempfile.TemporaryDirectory() as tmp:
         ranked = rank_texts(model, tst.texts, f"{tmp}/tokens", X=tst.X, progress=progress)
     print(format_table({"xr_transformer": precision_recall(tst.Y, ranked, 10)}))

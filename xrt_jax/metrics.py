@@ -94,9 +94,11 @@ def psp(Y_true, P, k: int, inverse_propensity: np.ndarray) -> np.ndarray:
 
 
 def format_table(rows: dict[str, dict[str, np.ndarray]]) -> str:
-    """One line a model with P@1..k and R@1..k in percent; `rows` maps a model's name to precision_recall's result."""
+    """P@1..k of every model, then R@1..k, in percent; `rows` maps a model's name to precision_recall's result."""
     k = len(next(iter(rows.values()))["prec"])
-    head = ["model", *(f"P@{i}" for i in range(1, k + 1)), *(f"R@{i}" for i in range(1, k + 1))]
-    lines = [head] + [[name, *(f"{100 * v:.2f}" for v in (*m["prec"], *m["recall"]))] for name, m in rows.items()]
+    lines = [["percent", *(f"@{i}" for i in range(1, k + 1))]]
+    for metric in ("prec", "recall"):
+        initial = metric[0].upper()
+        lines += [[f"{initial}  {name}", *(f"{100 * v:.2f}" for v in m[metric])] for name, m in rows.items()]
     width = max(len(line[0]) for line in lines)
     return "\n".join("  ".join([line[0].ljust(width), *(cell.rjust(6) for cell in line[1:])]) for line in lines)

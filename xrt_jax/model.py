@@ -1,11 +1,11 @@
 """The model folder: all that is needed to rank labels for new texts, without a pickle.
 
-    config.json   what is in the folder, and how texts are tokenized and embedded
-    encoder/      a Hugging Face folder: config.json, model.safetensors, tokenizer
-    ranker/       an XLinearModel folder of PECOS
-    tfidf/        json + npz; absent where the features came with the data set
-    labels.txt    a name a line, in the order of the ranker's columns
-    README.md     model card
+config.json   what is in the folder, and how texts are tokenized and embedded
+encoder/      a Hugging Face folder: config.json, model.safetensors, tokenizer
+ranker/       an XLinearModel folder of PECOS
+tfidf/        json + npz; absent where the features came with the data set
+labels.txt    a name a line, in the order of the ranker's columns
+README.md     model card
 """
 
 from pathlib import Path
@@ -39,7 +39,16 @@ class Model(NamedTuple):
 
 
 def save_model(
-    folder: str | Path, *, settings: dict, module, encoder, tokenizer_folder, ranker, tfidf: Tfidf | None, labels, card: str
+    folder: str | Path,
+    *,
+    settings: dict,
+    module,
+    encoder,
+    tokenizer_folder,
+    ranker,
+    tfidf: Tfidf | None,
+    labels,
+    card: str,
 ) -> None:
     """Writes a model folder, whole or not at all. settings: see encoder_settings."""
     with replace_folder(folder) as tmp:
@@ -74,9 +83,7 @@ def load_model(folder: str | Path, *, dtype=None) -> Model:
 def encode_texts(model: Model, texts: list[str], tokens_folder: str | Path, *, progress=None) -> np.ndarray:
     """Embeddings float32 [n, hidden], not normalised. tokens_folder: where the token ids may be written."""
     padding = padding_of(model.settings)
-    tokens = tokenize(
-        texts, model.tokenizer, tokens_folder, truncate_length=padding.truncate_length, progress=progress
-    )
+    tokens = tokenize(texts, model.tokenizer, tokens_folder, truncate_length=padding.truncate_length, progress=progress)
     return embed_tokens(model.module, model.encoder, tokens, padding, progress=progress)
 
 
@@ -88,7 +95,7 @@ def embed_tokens(module, encoder, tokens: Tokens, padding: Padding, *, progress=
 def rank_texts(
     model: Model, texts: list[str], tokens_folder: str | Path, *, X=None, beam_size=None, only_topk=None, progress=None
 ) -> csr_matrix:
-    """Best labels of each text, csr float32 [n, labels], rows sorted by score. X: features, where the model has no TF-IDF."""
+    """Best labels of each text, csr float32 [n, labels], rows sorted by score. X: features, needed without TF-IDF."""
     if model.tfidf is not None:
         X = transform(model.tfidf, texts)
     elif X is None:

@@ -24,7 +24,9 @@ def set_up_logging() -> None:
 def progress(total: int, desc: str) -> tqdm:
     """A bar with rate and remaining time; in a log file, one line every ten seconds."""
     tty = sys.stderr.isatty()
-    return tqdm(total=total, desc=f"  {desc:<24}", mininterval=0.2 if tty else 10, leave=True, ncols=100, file=sys.stderr)
+    return tqdm(
+        total=total, desc=f"  {desc:<24}", mininterval=0.2 if tty else 10, leave=True, ncols=100, file=sys.stderr
+    )
 
 
 class Report:

@@ -17,27 +17,28 @@ from xrt_jax.config import differences, settings_of_level, to_json
 from xrt_jax.data.docstrings import build_docstring_dataset
 from xrt_jax.data.folders import Dataset, load_dataset
 from xrt_jax.data.tfidf import fit_tfidf, load_tfidf, save_tfidf, transform
-from xrt_jax.data.tokens import bucket_lengths, load_tokens, stream, text_lengths, tokenize
+from xrt_jax.data.tokens import load_tokens, stream, tokenize
 from xrt_jax.data.vocabulary import learn_wordpiece
 from xrt_jax.disk import read_json, replace_file, write_json
-from xrt_jax.encoders.huggingface import count_parameters, init_encoder, load_encoder, load_tokenizer, save_encoder
+from xrt_jax.encoders.huggingface import init_encoder, load_encoder, load_tokenizer, save_encoder
 from xrt_jax.encoders.mlm import pretrain
+from xrt_jax.header import model_card, print_header
 from xrt_jax.matcher.finetune import Padding, embed, fine_tune, make_scorer, number_of_steps
 from xrt_jax.matcher.head import check_bootstrap, random_head, start_head
 from xrt_jax.matcher.loss import check_loss
-from xrt_jax.matcher.mesh import check_batch_size, describe_devices, make_mesh
+from xrt_jax.matcher.mesh import check_batch_size, make_mesh
 from xrt_jax.matcher.shortlist import check_scheme, match_clusters
 from xrt_jax.matcher.step import check_post_processor
 from xrt_jax.metrics import format_table, precision_recall
 from xrt_jax.model import join_features, save_model
-from xrt_jax.report import Report, format_bytes, progress
-from xrt_jax.sparse import load_npz, nr_features, save_npz
+from xrt_jax.report import Report, progress
+from xrt_jax.sparse import load_npz, save_npz
 from xrt_jax.tree.chain import aggregate_labels, load_chain, save_chain, tree_sizes
 from xrt_jax.tree.kmeans import hierarchical_kmeans
 from xrt_jax.tree.label_embedding import pifa
 from xrt_jax.xlinear.folder import load_ranker, save_ranker
 from xrt_jax.xlinear.predict import predict
-from xrt_jax.xlinear.train import train_ranker
+from xrt_jax.xlinear.train import check_settings, train_ranker
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
@@ -52,9 +53,10 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     trn, dev, tst = dataset.trn, dataset.dev, dataset.tst
     levels, level_settings = plan_levels(config, dataset.trn.Y.shape[1], mesh)
     padding = Padding(config.encoder.truncate_length, config.encoder.nr_buckets, config.encoder.tokens_a_batch)
-    print_header(config, dataset, levels, len(level_settings))
-    if config.encoder.name:  # an encoder that cannot be loaded is found out now, not after the linear stages
-        load_start(config, config.encoder.name)
+    # An encoder that cannot be loaded is found out now, not after the linear stages.
+    module, encoder = load_start(config, config.encoder.name) if config.encoder.name else new_encoder(config)
+    check_length(config, module)
+    print_header(config, module, dataset, levels, len(level_settings))
 
     # ---------------------------------------------------------------- TF-IDF
     with report.stage("tfidf"):
@@ -75,8 +77,10 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
 
     # ------------------------------- step 2: fine-tuning, from easy to hard
     with report.stage("encoder"):
-        start_folder = prepare_encoder(config, workdir, trn.texts, padding, report)
-        module, encoder = load_start(config, start_folder)
+        start_folder = config.encoder.name or workdir / "encoder_start"
+        if not config.encoder.name:
+            pretrain_encoder(config, workdir, trn.texts, padding, report)
+            module, encoder = load_start(config, start_folder)
         tokenizer = load_tokenizer(start_folder)
         tokens = {
             name: tokenize_once(workdir / "tokens" / name, split.texts, tokenizer, padding)
@@ -99,7 +103,11 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
                 progress=progress,
             )
             if not checkpoint.has_state(folder):
-                M = beam_trn if level == 0 else match_clusters(Y_trn[level - 1], beam_trn, settings["negative_sampling"])
+                M = (
+                    beam_trn
+                    if level == 0
+                    else match_clusters(Y_trn[level - 1], beam_trn, settings["negative_sampling"])
+                )
                 head = first_head(settings, level, config.seed, head, emb_trn, Y, C, M, module)
 
                 def evaluate(encoder, head, score=score, beam=beam_dev, Y=Y_dev[level]):
@@ -188,7 +196,9 @@ def open_workdir(config: ConfigDict, workdir: Path) -> Path:
     if path.exists():
         changed = differences(read_json(path), new)
         if changed:
-            raise ValueError(f"{workdir} belongs to a run with another config ({'; '.join(changed)}): use another --workdir")
+            raise ValueError(
+                f"{workdir} belongs to a run with another config ({'; '.join(changed)}): use another --workdir"
+            )
         checkpoint.clear_unfinished(workdir)
     elif workdir.is_dir() and any(workdir.iterdir()):
         raise ValueError(f"{workdir} is not empty and no work directory: use another --workdir")
@@ -229,9 +239,7 @@ def plan_levels(config: ConfigDict, nr_labels: int, mesh) -> tuple[list[int], li
         check_bootstrap(level["bootstrap"])
         check_post_processor(level["post_processor"])
         check_batch_size(mesh, level["batch_size"], "matcher.batch_size")
-    depth = len(tree_sizes(nr_labels, **tree_settings(config.refined_tree)))
-    for t in range(depth):
-        settings_of_level(config.ranker, t, depth, "ranker")
+    check_settings(len(tree_sizes(nr_labels, **tree_settings(config.refined_tree))), **config.ranker)
     return sizes, settings
 
 
@@ -273,37 +281,38 @@ def rank(config: ConfigDict, folder: Path, X, Y: csr_matrix):
     """Refined tree and linear ranker on features X: XR-Linear, and the last step of XR-Transformer."""
     chain = build_tree(config.refined_tree, config.seed, folder / "tree", X, Y)
     if not (folder / "ranker").is_dir():
-        settings = dict(config.ranker)
-        settings["neg_mining"] = settings.pop("negative_sampling")
-        save_ranker(folder / "ranker", train_ranker(X, Y, chain, **settings, progress=progress))
+        save_ranker(folder / "ranker", train_ranker(X, Y, chain, **config.ranker, progress=progress))
     return load_ranker(folder / "ranker")
 
 
-def prepare_encoder(config: ConfigDict, workdir: Path, texts: list[str], padding: Padding, report: Report) -> str | Path:
-    """The encoder to start from: the one named, or a small BERT with its own vocabulary, pre-trained on the texts."""
-    if config.encoder.name:
-        return config.encoder.name
-    folder, scratch = workdir / "encoder_start", config.scratch
-    if folder.is_dir():
-        return folder
-    vocabulary = workdir / "vocabulary"
-    if not vocabulary.is_dir():
-        learn_wordpiece(texts, vocab_size=scratch.vocab_size, out_folder=vocabulary)
-    tokenizer = load_tokenizer(vocabulary)
-    tokens = tokenize_once(workdir / "tokens" / "trn", texts, tokenizer, padding)
-    module, params = init_encoder(
-        vocab_size=len(tokenizer),
+def new_encoder(config: ConfigDict, vocab_size: int | None = None):
+    """(module, random parameters) of the small BERT of config.scratch."""
+    scratch = config.scratch
+    return init_encoder(
+        vocab_size=vocab_size or scratch.vocab_size,
         hidden_size=scratch.hidden_size,
         num_layers=scratch.num_layers,
         num_heads=scratch.num_heads,
         intermediate_size=scratch.intermediate_size,
         max_positions=config.encoder.truncate_length,
         pooling=config.encoder.pooling,
-        hidden_dropout=0.0,
+        hidden_dropout=0.0,  # the warm-up is too short to overfit; fine-tuning sets its own
         attention_dropout=0.0,
         seed=config.seed,
         dtype=compute_dtype(config),
     )
+
+
+def pretrain_encoder(config: ConfigDict, workdir: Path, texts: list[str], padding: Padding, report: Report) -> None:
+    """Writes encoder_start: a small BERT with a vocabulary of its own, pre-trained on the training texts."""
+    scratch, vocabulary = config.scratch, workdir / "vocabulary"
+    if (workdir / "encoder_start").is_dir():
+        return
+    if not vocabulary.is_dir():
+        learn_wordpiece(texts, vocab_size=scratch.vocab_size, out_folder=vocabulary)
+    tokenizer = load_tokenizer(vocabulary)
+    tokens = tokenize_once(workdir / "tokens" / "trn", texts, tokenizer, padding)
+    module, params = new_encoder(config, len(tokenizer))
     params = pretrain(
         module,
         params,
@@ -317,8 +326,14 @@ def prepare_encoder(config: ConfigDict, workdir: Path, texts: list[str], padding
         progress=progress,
         log=lambda entry: report.log({"stage": "mlm", **entry}),
     )
-    save_encoder(folder, module, params, tokenizer_folder=vocabulary)
-    return folder
+    save_encoder(workdir / "encoder_start", module, params, tokenizer_folder=vocabulary)
+
+
+def check_length(config: ConfigDict, module) -> None:
+    """ValueError if the encoder has fewer positions than texts are to have tokens."""
+    length = config.encoder.truncate_length
+    if not 2 < length <= module.max_positions:
+        raise ValueError(f"encoder.truncate_length is {length}: this encoder takes 3 to {module.max_positions} tokens")
 
 
 def load_start(config: ConfigDict, folder: str | Path):
@@ -385,57 +400,7 @@ def percent(metrics: dict[str, np.ndarray]) -> dict[str, list[float]]:
     return {name: [round(100 * float(value), 2) for value in values] for name, values in metrics.items()}
 
 
-def print_header(config: ConfigDict, dataset: Dataset, levels: list[int], nr_fine_tuned: int) -> None:
-    """What the run is about to do, before it takes time."""
-    trn, dev, tst = dataset.trn, dataset.dev, dataset.tst
-    nr_texts = " / ".join(f"{split.Y.shape[0]:,}" if split else "-" for split in (trn, dev, tst))
-    features = "TF-IDF of the texts" if trn.X is None else f"{nr_features(trn.X):,} given"
-    print(f"devices       {describe_devices()}")
-    print(f"data          {nr_texts} texts (trn / dev / tst), {trn.Y.shape[1]:,} labels, {trn.Y.nnz / trn.Y.shape[0]:.2f} a text")
-    print(f"features      {features}")
-    print(f"tree levels   {' -> '.join(f'{size:,}' for size in levels)}, the first {nr_fine_tuned} fine-tuned")
-    print(f"memory        about {format_bytes(estimate_memory(config, dataset, levels[:nr_fine_tuned]))}")
-
-
-def estimate_memory(config: ConfigDict, dataset: Dataset, sizes: list[int]) -> float:
-    """Bytes at the peak of fine-tuning or ranking, whichever is larger; from sizes only, a rough figure.
-
-    Fine-tuning: parameters, gradients and two moments in float32, and the activations of a batch. Ranking: features,
-    label features, and a model of a few thousand weights a label.
-    """
-    hidden, layers, inner, vocab, heads = encoder_shape(config)
-    parameters = vocab * hidden + layers * (4 * hidden**2 + 2 * hidden * inner)
-    width = max(config.matcher.batch_size) * config.encoder.truncate_length
-    activations = layers * width * (10 * hidden + 3 * inner + 3 * heads * config.encoder.truncate_length)
-    scores = 6 * max(config.matcher.batch_size) * max(sizes)
-    fine_tuning = 4 * (4 * (parameters + max(sizes) * hidden) + activations + scores)
-    n, nr_labels = dataset.trn.Y.shape
-    nonzeros = dataset.trn.X.size if dataset.trn.X is not None else sum(len(text) for text in dataset.trn.texts) // 4
-    ranking = 12 * nonzeros + 4 * n * hidden + 8 * nr_labels * 2000
-    return 5e8 + max(fine_tuning, ranking)
-
-
-def encoder_shape(config: ConfigDict) -> tuple[int, int, int, int, int]:
-    """(hidden size, layers, intermediate size, vocabulary, heads) of the encoder to be used."""
-    if not config.encoder.name:
-        s = config.scratch
-        return s.hidden_size, s.num_layers, s.intermediate_size, s.vocab_size, s.num_heads
-    module, _ = load_start(config, config.encoder.name)
-    return module.hidden_size, module.num_layers, module.intermediate_size, module.vocab_size, module.num_heads
-
-
 def model_settings(config: ConfigDict) -> dict:
     """What a model folder must know to tokenize and embed texts as in training."""
     fields = ("pooling", "truncate_length", "nr_buckets", "tokens_a_batch")
     return {"model": "xr_transformer", **{name: config.encoder[name] for name in fields}}
-
-
-def model_card(dataset: Dataset, metrics: dict) -> str:
-    """The README.md of the model folder."""
-    n, nr_labels = dataset.trn.Y.shape
-    return (
-        "---\nlibrary_name: xrt_jax\npipeline_tag: text-classification\ntags:\n- extreme-multi-label\n---\n\n"
-        f"# XR-Transformer, {nr_labels:,} labels\n\nTrained on {n:,} texts by xrt_jax.\n\n"
-        "    python -m xrt_jax.predict --model=THIS_FOLDER --input=texts.txt\n\n"
-        f"Test split, {dataset.tst.Y.shape[0]:,} texts, percent:\n\n```\n{format_table(metrics)}\n```\n"
-    )

@@ -3,7 +3,7 @@
     X.{trn,dev,tst}.txt    one document a line, UTF-8 (also .txt.gz, .txt.xz)
     X.{trn,dev,tst}.npz    features, a scipy sparse matrix [n, d] (or .npy, dense); texts, features or both
     Y.{trn,dev,tst}.npz    labels, a scipy sparse matrix [n, L], relevance > 0
-    output-items.txt       label names, line l names column l of Y (also .gz, .xz; column numbers where absent)
+    output-items.txt       label names, line l names column l of Y (also .gz, .xz)
 
 PECOS drops the text after a line's first TAB; here a document is the whole line.
 """
@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
+
+from xrt_jax.disk import replace_file
 
 log = logging.getLogger(__name__)
 
@@ -189,8 +191,10 @@ def _read_rows(path: Path, nr_rows: int) -> np.ndarray:
 def _load_names(folder: Path, nr_labels: int) -> list[str]:
     path = _find(folder, [f"output-items.txt{packed}" for packed in PACKERS])
     if path is None:
-        log.warning("%s: no output-items.txt[.gz|.xz]; labels are named by their column numbers", folder)
-        return [str(label) for label in range(nr_labels)]
+        raise FileNotFoundError(
+            f"{folder}: no label names, looked for output-items.txt (.gz, .xz): write a name a line; for numbers, "
+            f"seq 0 {nr_labels - 1} > {folder / 'output-items.txt'}"
+        )
     names = read_lines(path)
     if len(names) != nr_labels:
         raise ValueError(
@@ -275,7 +279,8 @@ def _write_lines(path: Path, lines: list[str]) -> None:
     row = next((row for row, line in enumerate(lines) if "\n" in line or "\r" in line), None)
     if row is not None:
         raise ValueError(f"{path}: entry {row} contains a line break; replace it by a blank")
-    write_atomically(path, lambda file: file.write("".join(f"{line}\n" for line in lines).encode("utf-8")))
+    with replace_file(path) as tmp:
+        tmp.write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8"))
 
 
 def _file_names(name: str, split: Split) -> dict[str, str]:
@@ -291,10 +296,12 @@ def _file_names(name: str, split: Split) -> dict[str, str]:
 def _write_part(path: Path, part: list[str] | sp.csr_matrix | np.ndarray) -> None:
     if isinstance(part, list):
         _write_lines(path, part)
-    elif sp.issparse(part):
-        write_atomically(path, lambda file: sp.save_npz(file, sp.csr_matrix(part), compressed=True))
-    else:
-        write_atomically(path, lambda file: np.save(file, part, allow_pickle=False))
+        return
+    with replace_file(path) as tmp:
+        if sp.issparse(part):
+            sp.save_npz(tmp, sp.csr_matrix(part), compressed=True)
+        else:
+            np.save(tmp, part, allow_pickle=False)
 
 
 def save_dataset(folder: str | Path, dataset: Dataset) -> None:

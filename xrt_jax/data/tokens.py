@@ -128,7 +128,9 @@ def pad_batch(tokens: Tokens, batch: Batch, *, batch_size: int) -> tuple[np.ndar
     return ids_bt, mask_bt
 
 
-def stream(tokens: Tokens, buckets: np.ndarray, *, batch_size: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def stream(
+    tokens: Tokens, buckets: np.ndarray, *, batch_size: int, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Endless full batches (ids_bt, mask_bt), epoch after epoch; an epoch's incomplete batch is left out."""
     lengths = text_lengths(tokens)
     if len(lengths) < batch_size:

@@ -26,7 +26,7 @@ from xrt_jax.matcher.step import (
 
 
 class Padding(NamedTuple):
-    """How texts are padded: to nr_buckets lengths up to truncate_length; tokens_a_batch bounds passes without gradient."""
+    """Texts are padded to nr_buckets lengths up to truncate_length; tokens_a_batch bounds passes without gradient."""
 
     truncate_length: int
     nr_buckets: int
@@ -83,9 +83,7 @@ def fine_tune(
     encoder_tx = encoder_optimizer(
         schedule, adam_epsilon=adam_epsilon, weight_decay=weight_decay, max_grad_norm=max_grad_norm
     )
-    head_tx = head_optimizer(
-        head_schedule, adam_epsilon=adam_epsilon, max_grad_norm=max_grad_norm, lazy=lazy_head
-    )
+    head_tx = head_optimizer(head_schedule, adam_epsilon=adam_epsilon, max_grad_norm=max_grad_norm, lazy=lazy_head)
     head = split_labels(mesh, pad_head(head, mesh.shape["label"]))
     # A copy, since the first update gives the buffers of the state away and the caller may still hold them.
     state = init_state(jax.tree.map(jnp.copy, replicate(mesh, encoder)), head, encoder_tx, head_tx)
@@ -102,9 +100,13 @@ def fine_tune(
     key = jax.random.key(seed)
     bar = progress(num_steps, "fine-tune") if progress else None
     losses = []
-    for i, batch in enumerate(train_batches(tokens, Y, M, padding, batch_size=batch_size, steps=num_steps, seed=seed), 1):
+    for i, batch in enumerate(
+        train_batches(tokens, Y, M, padding, batch_size=batch_size, steps=num_steps, seed=seed), 1
+    ):
         state, value = step(state, split_batch(mesh, batch), parent_l, key)
         losses.append(value)
+        if len(losses) > 1:
+            losses[-2].block_until_ready()  # one update runs while the next batch is made, no more: the bar stays true
         if bar:
             bar.update(1)
         if i % log_steps == 0 or i == num_steps:
@@ -121,7 +123,9 @@ def fine_tune(
     return state.encoder, unpad_head(state.head, Y.shape[1])
 
 
-def train_batches(tokens: Tokens, Y: csr_matrix, M: csr_matrix, padding: Padding, *, batch_size: int, steps: int, seed: int):
+def train_batches(
+    tokens: Tokens, Y: csr_matrix, M: csr_matrix, padding: Padding, *, batch_size: int, steps: int, seed: int
+):
     """Yields `steps` host batches (TrainBatch), epoch after epoch."""
     lengths, buckets = text_lengths(tokens), padding.buckets(tokens)
     clusters, labels = pack_rows(M), pack_rows(Y)
@@ -197,9 +201,7 @@ def for_all_texts(run: Callable, tokens: Tokens, padding: Padding, *, mesh: Mesh
     One batch is prepared and one computed while the one before is fetched.
     """
     lengths, multiple = text_lengths(tokens), mesh.shape["data"]
-    batches = plan_pass(
-        lengths, padding.buckets(tokens), tokens_a_batch=padding.tokens_a_batch, multiple=multiple
-    )
+    batches = plan_pass(lengths, padding.buckets(tokens), tokens_a_batch=padding.tokens_a_batch, multiple=multiple)
     bar = progress(len(lengths), "encode") if progress else None
     results, waiting = None, deque()
 

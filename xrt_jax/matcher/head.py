@@ -40,7 +40,15 @@ def linear_head(
 
 
 def start_head(
-    method: str, *, head_above, emb_nd: np.ndarray, Y: csr_matrix, C: csc_matrix, M: csr_matrix, seed: int, progress=None
+    method: str,
+    *,
+    head_above,
+    emb_nd: np.ndarray,
+    Y: csr_matrix,
+    C: csc_matrix,
+    M: csr_matrix,
+    seed: int,
+    progress=None,
 ) -> dict[str, np.ndarray]:
     """The head with which a level below the first starts, by one of BOOTSTRAPS."""
     if method == "none":

@@ -12,14 +12,12 @@ def check_loss(name: str) -> None:
         raise ValueError(f"matcher.loss is {name!r}: choose one of {', '.join(LOSSES)}")
 
 
-def shortlist_loss(
-    logits_bl: jax.Array, y_bl: jax.Array, mask_bl: jax.Array, *, width: int, name: str
-) -> jax.Array:
+def shortlist_loss(logits_bl: jax.Array, y_bl: jax.Array, mask_bl: jax.Array, *, width: int, name: str) -> jax.Array:
     """Loss of each instance, float32 [b]: weight * max(0, 1 - s * z) ** p summed over the shortlist, over its width.
 
     s is +1 for positives (y > 0), -1 for the others in mask_bl; p is 2 for squared-hinge; `weighted-` weights a
     positive with its value in y_bl (its label count on inner levels). `width` is the longest shortlist of the level:
-    as in PECOS it divides every instance, so that the loss of an instance does not depend on its own shortlist's length.
+    as in PECOS it divides every instance's loss, which so does not depend on the length of its own shortlist.
     """
     sign_bl = jnp.where(y_bl > 0, 1.0, -1.0)
     loss_bl = jax.nn.relu(1.0 - sign_bl * logits_bl.astype(jnp.float32))

@@ -1,17 +1,16 @@
 """The device mesh: batches are split over its `data` axis, rows of the head over its `label` axis."""
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
 def make_mesh(label_devices: int = 1, devices=None) -> Mesh:
-    """Mesh of all devices (or those given) with axes ("data", "label"); ValueError if label_devices does not divide them."""
+    """Mesh ("data", "label") of all devices or those given; ValueError if label_devices does not divide them."""
     devices = jax.devices() if devices is None else devices
     if label_devices < 1 or len(devices) % label_devices:
         raise ValueError(f"mesh.label is {label_devices}: it must divide the number of devices, {len(devices)}")
     shape = (len(devices) // label_devices, label_devices)
-    # Auto: the compiler places what the code does not; the default, Explicit, wants every operation's sharding spelt out.
+    # Auto: the compiler places what the code does not; the default, Explicit, wants every sharding spelt out.
     return jax.make_mesh(shape, ("data", "label"), axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
 
 
@@ -39,10 +38,3 @@ def check_batch_size(mesh: Mesh, batch_size: int, key: str) -> None:
     """ValueError if a global batch cannot be split evenly over the data axis."""
     if batch_size % mesh.shape["data"]:
         raise ValueError(f"{key} is {batch_size}: it must be a multiple of the data devices, {mesh.shape['data']}")
-
-
-def describe_devices() -> str:
-    """Number, kind and platform of the devices, for a run's header."""
-    kinds, counts = np.unique([device.device_kind for device in jax.devices()], return_counts=True)
-    listed = ", ".join(f"{count} x {kind}" for kind, count in zip(kinds, counts, strict=True))
-    return f"{listed} ({jax.default_backend()}, {jax.process_count()} process{'es' * (jax.process_count() > 1)})"

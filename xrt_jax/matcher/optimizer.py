@@ -9,7 +9,7 @@ import optax
 
 
 def linear_schedule(learning_rate: float, *, warmup_steps: int, max_steps: int) -> optax.Schedule:
-    """Learning rate of update s = 0, 1, …: up over warmup_steps, then down to 0 at max_steps (Hugging Face "linear")."""
+    """Rate of update s = 0, 1, …: up over warmup_steps, then down to 0 at max_steps (Hugging Face's "linear")."""
 
     def schedule(step):
         up = step / max(1, warmup_steps)

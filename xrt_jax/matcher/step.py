@@ -46,11 +46,13 @@ class ScoreBatch(NamedTuple):
 
 def init_state(encoder, head, encoder_tx, head_tx) -> State:
     """State before the first update; moments are placed like the parameters they belong to."""
-    return State(jnp.zeros([], jnp.int32), encoder, head, jax.jit(encoder_tx.init)(encoder), jax.jit(head_tx.init)(head))
+    return State(
+        jnp.zeros([], jnp.int32), encoder, head, jax.jit(encoder_tx.init)(encoder), jax.jit(head_tx.init)(head)
+    )
 
 
 def head_logits(head: dict, emb_bd: jax.Array, mesh: Mesh, dtype) -> jax.Array:
-    """Scores of all labels of the level, float32 [b, l]: below 32,768 labels one small dense product beats any gather."""
+    """Scores of all labels of the level, float32 [b, l]: up to 32,768 labels one dense product beats any gather."""
     logits_bl = jnp.dot(emb_bd.astype(dtype), head["W"].astype(dtype).T, preferred_element_type=jnp.float32)
     return jax.lax.with_sharding_constraint(logits_bl + head["b"], sharding(mesh, "data", "label"))
 

@@ -14,6 +14,14 @@ from xrt_jax.disk import read_json, replace_folder, write_json
 from xrt_jax.sparse import canonical, load_npz, save_npz
 
 
+def per_level(key: str, values, depth: int) -> tuple:
+    """One value a level: a tuple of length 1 serves every level; ValueError naming `key` for any other wrong length."""
+    values = tuple(values)
+    if len(values) not in (1, depth):
+        raise ValueError(f"{key} has {len(values)} values for {depth} levels: give 1 or {depth}")
+    return values if len(values) == depth else values * depth
+
+
 def binary_depth(nr_labels: int, max_leaf_size: int) -> int:
     """Binary splits, at least 1, until no leaf has more than max_leaf_size labels; ValueError if leaves stay empty."""
     depth = 1

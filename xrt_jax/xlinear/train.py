@@ -20,7 +20,7 @@ from xrt_jax.sparse import (
     tracked,
     view_rows,
 )
-from xrt_jax.tree.chain import aggregate_labels, check_chain
+from xrt_jax.tree.chain import aggregate_labels, check_chain, per_level
 from xrt_jax.xlinear.predict import POST_PROCESSORS, advance, prepare_level, root_beam
 from xrt_jax.xlinear.solver import solve_siblings
 
@@ -235,10 +235,6 @@ def relevance_chain(Y, R, chain, rel_mode: str, rel_norm: str) -> list:
         rel_mode: "disable" (no costs), "induce" (summed up the tree) or "ranker-only" (last level only).
         rel_norm: "no-norm", "l1", "l2" or "max", over the row of each level.
     """
-    if rel_mode not in ("disable", "induce", "ranker-only"):
-        raise ValueError(f"rel_mode={rel_mode!r} must be disable, induce or ranker-only")
-    if rel_norm not in ("no-norm", "l1", "l2", "max"):
-        raise ValueError(f"rel_norm={rel_norm!r} must be no-norm, l1, l2 or max")
     if rel_mode == "disable":
         return [None] * len(chain)
     levels = aggregate_labels(pattern(Y) if R is None else R, chain)
@@ -247,12 +243,26 @@ def relevance_chain(Y, R, chain, rel_mode: str, rel_norm: str) -> list:
     return [None if level is None else _normalized(level, rel_norm) for level in levels]
 
 
-def per_level(key: str, values, depth: int) -> tuple:
-    """One value a level: a tuple of length 1 serves every level; ValueError naming `key` for any other wrong length."""
-    values = tuple(values)
-    if len(values) not in (1, depth):
-        raise ValueError(f"{key} has {len(values)} values {values}, the tree has {depth} levels: give 1 or {depth}")
-    return values if len(values) == depth else values * depth
+def check_settings(
+    depth: int,
+    *,
+    negative_sampling=("tfn",),
+    rel_mode: str = "disable",
+    rel_norm: str = "no-norm",
+    post_processor=("l3-hinge",),
+    **tuples,
+) -> None:
+    """ValueError for settings of train_ranker that no tree of this depth can be trained with; `tuples`: its others."""
+    for key, values in {"negative_sampling": negative_sampling, "post_processor": post_processor, **tuples}.items():
+        if isinstance(values, tuple):
+            per_level(f"ranker.{key}", values, depth)
+    choices = [("negative_sampling", scheme, ("tfn", "man", "tfn+man")) for scheme in negative_sampling]
+    choices += [("post_processor", name, tuple(POST_PROCESSORS)) for name in post_processor]
+    choices += [("rel_mode", rel_mode, ("disable", "induce", "ranker-only"))]
+    choices += [("rel_norm", rel_norm, ("no-norm", "l1", "l2", "max"))]
+    for key, value, known in choices:
+        if value not in known:
+            raise ValueError(f"ranker.{key} is {value!r}: choose one of {', '.join(known)}")
 
 
 def _matches(scheme: str, Y_above, beam) -> sp.csr_matrix:
@@ -273,7 +283,7 @@ def train_ranker(
     eps=(0.1,),
     max_iter: int = 100,
     bias: float = 1.0,
-    neg_mining=("tfn",),
+    negative_sampling=("tfn",),
     rel_mode: str = "disable",
     rel_norm: str = "no-norm",
     R=None,
@@ -287,9 +297,10 @@ def train_ranker(
         X: csr, ndarray or Features [n, d].
         Y: sparse [n, L].
         chain: complete cluster chain over the L labels (tree/chain.py).
-        Cp, Cn, threshold, max_nonzeros_per_label, eps, neg_mining, only_topk, post_processor: tuples, one value or one
-            a level. neg_mining: "tfn" (teacher forcing: clusters of the true labels), "man" (clusters in the beam of
-            the levels trained so far, on the training instances) or "tfn+man"; the first level takes all instances.
+        Cp, Cn, threshold, max_nonzeros_per_label, eps, negative_sampling, only_topk, post_processor: tuples of one
+            value or of one a level. negative_sampling: "tfn" (teacher forcing: clusters of the true labels), "man"
+            (clusters in the beam of the levels trained so far, on the training instances) or "tfn+man"; the first
+            level takes all instances.
         max_iter, bias: as in train_level.
         rel_mode, rel_norm, R: costs of the positives (relevance_chain).
         progress: called as progress(total, description) for every level.
@@ -299,19 +310,11 @@ def train_ranker(
     """
     check_chain(chain, "cluster chain")
     depth = len(chain)
-    keys = {"Cp": Cp, "Cn": Cn, "threshold": threshold, "max_nonzeros_per_label": max_nonzeros_per_label, "eps": eps}
-    solver_t = [
-        dict(zip(keys, row, strict=True))
-        for row in zip(*(per_level(k, v, depth) for k, v in keys.items()), strict=True)
-    ]
-    mining_t, topk_t = per_level("neg_mining", neg_mining, depth), per_level("only_topk", only_topk, depth)
-    post_t = per_level("post_processor", post_processor, depth)
-    for scheme in mining_t:
-        if scheme not in ("tfn", "man", "tfn+man"):
-            raise ValueError(f"neg_mining={scheme!r} must be tfn, man or tfn+man")
-    for name in post_t:
-        if name not in POST_PROCESSORS:
-            raise ValueError(f"post_processor={name!r} must be one of {', '.join(POST_PROCESSORS)}")
+    solver = {"Cp": Cp, "Cn": Cn, "threshold": threshold, "max_nonzeros_per_label": max_nonzeros_per_label, "eps": eps}
+    others = {"negative_sampling": negative_sampling, "only_topk": only_topk, "post_processor": post_processor}
+    check_settings(depth, rel_mode=rel_mode, rel_norm=rel_norm, **solver, **others)
+    solver_t = [{key: per_level(key, values, depth)[t] for key, values in solver.items()} for t in range(depth)]
+    mining_t, topk_t, post_t = (per_level(key, values, depth) for key, values in others.items())
 
     X, Y_t = as_features(X), aggregate_labels(Y, chain)
     R_t = relevance_chain(Y, R, chain, rel_mode, rel_norm)
