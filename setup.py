@@ -10,7 +10,6 @@ setup(
     description="XR-Transformer and XR-Linear in JAX: extreme multi-label ranking of texts",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
     packages=find_packages(include=["xrt_jax", "xrt_jax.*"]),
     python_requires=">=3.11",
     install_requires=[

@@ -59,7 +59,8 @@ def get_config() -> ConfigDict:
     config.matcher.max_match_clusters = 32768  # levels with more nodes are left to the ranker
     config.matcher.negative_sampling = ("tfn",)  # tfn, man or tfn+man
     config.matcher.loss = ("squared-hinge",)  # hinge, squared-hinge, weighted-hinge, weighted-squared-hinge
-    config.matcher.bootstrap = ("linear",)  # linear, weighted-linear, inherit, none; the first level starts at random
+    config.matcher.bootstrap = ("linear",)  # head of the levels below the first: linear, weighted-linear, inherit, none
+    config.matcher.first_bootstrap = "none"  # head of the first: none (at random, as PECOS), linear, weighted-linear
     config.matcher.batch_size = (32,)  # texts an update over all devices
     config.matcher.num_epochs = (5.0,)
     config.matcher.max_steps = (0,)  # above 0: updates, in place of num_epochs

@@ -3,14 +3,20 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
+CACHE = tempfile.TemporaryDirectory(prefix="xrt_jax-tests-")  # compiled programs, shared by a session's commands
+
+
 def environment() -> dict[str, str]:
     """This process's environment without the tests' virtual devices."""
-    return {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "PJRT_NPROC")}
+    kept = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "PJRT_NPROC")}
+    cache = {"JAX_COMPILATION_CACHE_DIR": CACHE.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    return {**kept, **cache, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
 def run(module: str, *args: str, **kwargs) -> subprocess.CompletedProcess:

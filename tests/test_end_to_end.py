@@ -35,10 +35,10 @@ def test_the_run_tells_what_it_does(finished):
     _, result = finished
     header = result.stdout[: result.stdout.index("tfidf ...")]
     assert "300 / 40 / 80 texts (trn / dev / tst), 24 labels" in header
-    assert "2 -> 4 -> 8 -> 24, the first 4 fine-tuned" in header
+    assert "4 -> 8 -> 24, the first 3 fine-tuned" in header
     assert "memory" in header
     assert "devices" in header
-    for stage in ("xr_linear", "level_0", "level_3", "ranker"):
+    for stage in ("xr_linear", "level_0", "level_2", "ranker"):
         assert f"\n{stage} ..." in result.stdout
     table = result.stdout.splitlines()[-7:-2]
     assert table[0].split() == ["percent", *(f"@{k}" for k in range(1, 11))]
@@ -60,8 +60,8 @@ def test_metrics_are_those_of_the_written_model(finished, data):
         assert len(metrics[name]["prec"]) == len(metrics[name]["recall"]) == 10
         assert metrics[name]["prec"][0] > 80  # a label's own words make it easy; chance is 8
     entries = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    assert {entry["level"] for entry in entries if "loss" in entry and "level" in entry} == {0, 1, 2, 3}
-    assert {entry["level"] for entry in entries if "P@1" in entry} == {0, 1, 2, 3}
+    assert {entry["level"] for entry in entries if "loss" in entry and "level" in entry} == {0, 1, 2}
+    assert {entry["level"] for entry in entries if "P@1" in entry} == {0, 1, 2}
 
     result = run("xrt_jax.evaluate", f"--model={workdir / 'model'}", f"--data={data}")
     assert result.returncode == 0, result.stderr
@@ -209,7 +209,7 @@ def test_features_and_encoder_folder_can_be_given(finished, data, tmp_path):
         ({"data__dir": "nowhere"}, "nowhere"),
         ({"encoder__name": "tests"}, "config.json"),
         ({"matcher__loss": "hing"}, "matcher.loss is 'hing': choose one of"),
-        ({"matcher__max_steps": "1,2"}, "matcher.max_steps has 2 values for 4 levels"),
+        ({"matcher__max_steps": "1,2"}, "matcher.max_steps has 2 values for 3 levels"),
         ({"ranker__Cp": "1,2,3,4,5"}, "ranker.Cp has 5 values for 2 levels"),
         ({"mesh__label": 3}, "mesh.label is 3"),
         ({"encoder__dtype": "float16"}, "encoder.dtype is 'float16'"),

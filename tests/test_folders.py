@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from xrt_jax.data.folders import Dataset, Split, load_dataset, read_lines, save_dataset, write_atomically
+from xrt_jax.data.folders import Dataset, Split, load_dataset, read_lines, save_dataset
 
 
 def random_csr(rng, shape, density=0.3):
@@ -134,10 +134,14 @@ def test_empty_texts_are_one_warning(folder, caplog):
     assert "2 of 12 texts are empty, the first in row 2" in caplog.text
 
 
-def test_missing_names_become_column_numbers(folder, caplog):
-    (folder / "output-items.txt").unlink()
+def test_missing_label_names_are_refused_with_a_remedy_that_works(folder):
+    path = folder / "output-items.txt"
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="no label names, looked for output-items") as error:
+        load_dataset(folder)
+    assert str(error.value).endswith(f"seq 0 4 > {path}")
+    path.write_text("0\n1\n2\n3\n4\n")  # what that command writes
     assert load_dataset(folder).label_names == ["0", "1", "2", "3", "4"]
-    assert "no output-items.txt" in caplog.text
 
 
 def write_npz(file, matrix):
@@ -213,17 +217,3 @@ def test_save_refuses_what_would_not_come_back(tmp_path, dataset):
     save_dataset(tmp_path / "b", dataset)
     with pytest.raises(ValueError, match="another data set"):
         save_dataset(tmp_path / "b", dataset._replace(dev=None))
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-
-    def fail(file):
-        file.write(b"half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, fail)
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]

@@ -1,5 +1,7 @@
 """Loss, shortlists, heads and optimizers against hand-computed cases and slow references."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,7 +77,7 @@ def test_pack_and_unpack_rows(seed):
     np.testing.assert_array_equal(S.unpack_rows(packed.index, packed.value, A.shape[1] + 1)[:, -1], np.zeros(7))
 
 
-@pytest.mark.parametrize("check", [L.check_loss, S.check_scheme, H.check_bootstrap])
+@pytest.mark.parametrize("check", [L.check_loss, S.check_scheme, partial(H.check_bootstrap, "bootstrap")])
 def test_unknown_names_are_refused_with_the_choices(check):
     with pytest.raises(ValueError, match="is 'x': choose one of"):
         check("x")

@@ -41,7 +41,7 @@ SMALL = {
     "scratch.intermediate_size": 32,
     "scratch.mlm_steps": 10,
     "preliminary_tree.nr_splits": 2,
-    "preliminary_tree.min_codes": 2,
+    "preliminary_tree.min_codes": 4,
     "preliminary_tree.max_leaf_size": 4,
     "refined_tree.nr_splits": 4,
     "refined_tree.max_leaf_size": 6,

@@ -24,7 +24,7 @@ from xrt_jax.encoders.huggingface import init_encoder, load_encoder, load_tokeni
 from xrt_jax.encoders.mlm import pretrain
 from xrt_jax.header import model_card, print_header
 from xrt_jax.matcher.finetune import Padding, embed, fine_tune, make_scorer, number_of_steps
-from xrt_jax.matcher.head import check_bootstrap, random_head, start_head
+from xrt_jax.matcher.head import check_bootstrap, start_head
 from xrt_jax.matcher.loss import check_loss
 from xrt_jax.matcher.mesh import check_batch_size, make_mesh
 from xrt_jax.matcher.shortlist import check_scheme, match_clusters
@@ -108,7 +108,22 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
                     if level == 0
                     else match_clusters(Y_trn[level - 1], beam_trn, settings["negative_sampling"])
                 )
-                head = first_head(settings, level, config.seed, head, emb_trn, Y, C, M, module)
+                method = settings["bootstrap"] if level else settings["first_bootstrap"]
+                if level == 0 and method != "none":
+                    emb_trn = embed_once(
+                        workdir / "embeddings.start.npy", module, encoder, tokens["trn"], mesh=mesh, padding=padding
+                    )
+                head = start_head(
+                    method,
+                    head_above=head,
+                    emb_nd=emb_trn,
+                    Y=Y,
+                    C=C,
+                    M=M,
+                    hidden_size=module.hidden_size,
+                    seed=config.seed + level,
+                    progress=progress,
+                )
 
                 def evaluate(encoder, head, score=score, beam=beam_dev, Y=Y_dev[level]):
                     return precision_at(Y, score(encoder, head, tokens["dev"], beam, "validate")[0])
@@ -160,10 +175,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
 
     # ------------ step 3: refined tree and linear ranker on [X | embedding]
     with report.stage("embed_test"):
-        if not (workdir / "embeddings.tst.npy").exists():
-            emb = embed(module, encoder, tokens["tst"], mesh=mesh, padding=padding, progress=progress)
-            save_array(workdir / "embeddings.tst.npy", emb)
-        emb_tst = np.load(workdir / "embeddings.tst.npy")
+        emb_tst = embed_once(workdir / "embeddings.tst.npy", module, encoder, tokens["tst"], mesh=mesh, padding=padding)
     with report.stage("ranker"):
         ranker = rank(config, workdir / "xr_transformer", join_features(X_trn, emb_trn), trn.Y)
         predictions["xr_transformer"] = predict(ranker, join_features(X_tst, emb_tst), progress=progress)
@@ -236,9 +248,12 @@ def plan_levels(config: ConfigDict, nr_labels: int, mesh) -> tuple[list[int], li
     for level in settings:
         check_loss(level["loss"])
         check_scheme(level["negative_sampling"])
-        check_bootstrap(level["bootstrap"])
+        check_bootstrap("bootstrap", level["bootstrap"])
         check_post_processor(level["post_processor"])
         check_batch_size(mesh, level["batch_size"], "matcher.batch_size")
+    check_bootstrap("first_bootstrap", config.matcher.first_bootstrap)
+    if config.matcher.first_bootstrap == "inherit":
+        raise ValueError("matcher.first_bootstrap is 'inherit', but no level is above the first: choose linear or none")
     check_settings(len(tree_sizes(nr_labels, **tree_settings(config.refined_tree))), **config.ranker)
     return sizes, settings
 
@@ -371,13 +386,11 @@ def root(nr_texts: int) -> csr_matrix:
     return csr_matrix(np.ones((nr_texts, 1), np.float32))
 
 
-def first_head(settings: dict, level: int, seed: int, head_above, emb_nd, Y, C, M, module):
-    """The head with which a level starts: random at the top, bootstrapped from the level above below it."""
-    if level == 0:
-        return random_head(Y.shape[1], module.hidden_size, seed=seed)
-    return start_head(
-        settings["bootstrap"], head_above=head_above, emb_nd=emb_nd, Y=Y, C=C, M=M, seed=seed + level, progress=progress
-    )
+def embed_once(path: Path, module, encoder, tokens, *, mesh, padding: Padding) -> np.ndarray:
+    """Embeddings [n, hidden] from the file, computed and written there first if it is not."""
+    if not path.exists():
+        save_array(path, embed(module, encoder, tokens, mesh=mesh, padding=padding, progress=progress))
+    return np.load(path)
 
 
 def save_array(path: Path, array: np.ndarray) -> None:

@@ -31,7 +31,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -94,17 +94,24 @@ def _parts_of(label: str) -> list[str]:
     return [part.strip("_").lower() for part in label.rpartition(" ")[2].split(".") if part]
 
 
-def _without_identifiers(text: str, parts: set[str]) -> str:
-    """Takes out the identifiers that have one of the given parts."""
+def _without_identifiers(text: str, is_named: Callable[[str], bool]) -> str:
+    """Takes out the identifiers for which is_named holds."""
 
-    def keep_or_drop(match: re.Match, in_code: bool) -> str:
-        is_identifier = in_code or match[2] or _is_identifier(match[1])
-        named = is_identifier and any(part.strip("_").lower() in parts for part in match[1].split("."))
-        return " " if named else match[0]
+    def of_prose(match: re.Match) -> str:
+        is_identifier = match[2] or _is_identifier(match[1])
+        return " " if is_identifier and is_named(match[1]) else match[0]
+
+    def of_code(match: re.Match) -> str:
+        return " " if is_named(match[1]) else match[0]
 
     pieces = CODE_SPAN.split(text)
-    cleaned = [TOKEN.sub(lambda match, n=n: keep_or_drop(match, n % 2 == 1), piece) for n, piece in enumerate(pieces)]
-    return "".join(cleaned)
+    return "".join(TOKEN.sub(of_code if n % 2 else of_prose, piece) for n, piece in enumerate(pieces))
+
+
+def _naming(labels: set[str]) -> Callable[[str], bool]:
+    """Whether an identifier has a part of a label's name, case ignored."""
+    parts = {part for label in labels for part in _parts_of(label)}
+    return functools.cache(lambda word: any(part.strip("_").lower() in parts for part in word.split(".")))
 
 
 def _last_parts(labels: Iterable[str]) -> set[str]:
@@ -112,7 +119,7 @@ def _last_parts(labels: Iterable[str]) -> set[str]:
 
 
 def _plain_words(text: str) -> set[str]:
-    return set(re.findall(r"[a-z]+", text.lower()))
+    return {word.lower() for word in set(re.findall(r"[A-Za-z]+", text))}
 
 
 def _code_words(documents: list[Document]) -> set[str]:
@@ -128,14 +135,14 @@ def _code_words(documents: list[Document]) -> set[str]:
 
 def _without_leaks(documents: list[Document]) -> list[Document]:
     """The documents with prose for text, and no label's name in it."""
-    labels = {label for document in documents for label in document.labels}
-    parts = {part for label in labels for part in _parts_of(label)}
-    texts = [_without_identifiers(_without_code(document.text), parts) for document in documents]
+    is_named = _naming({label for document in documents for label in document.labels})
+    texts = [_without_identifiers(_without_code(document.text), is_named) for document in documents]
     documents = [document._replace(text=text) for document, text in zip(documents, texts, strict=True)]
     code_words = _code_words(documents)
 
     def without_code_words(text: str) -> str:
-        text = re.sub(r"[A-Za-z]+", lambda match: "" if match[0].lower() in code_words else match[0], text)
+        if not code_words.isdisjoint(_plain_words(text)):  # which is cheaper to find out
+            text = re.sub(r"[A-Za-z]+", lambda match: "" if match[0].lower() in code_words else match[0], text)
         return " ".join(text.split())
 
     return [document._replace(text=without_code_words(document.text)) for document in documents]
@@ -144,9 +151,14 @@ def _without_leaks(documents: list[Document]) -> list[Document]:
 # ------------------------------------------------------------------------------------- choosing, grouping, splitting
 
 
+@functools.cache
+def _folded(word: str) -> str:
+    return "_" if _is_identifier(word) else word.lower()
+
+
 def _words(text: str) -> list[str]:
     """Lower-case words of a text; all identifiers, in which near-duplicates differ, are the same word."""
-    return ["_" if _is_identifier(word) else word.lower() for word in re.findall(r"[A-Za-z_]\w*(?:\.\w+)*", text)]
+    return [_folded(word) for word in re.findall(r"[A-Za-z_]\w*(?:\.\w+)*", text)]
 
 
 def _uniform(seed: int, text: str) -> float:
@@ -225,19 +237,6 @@ def _side_of_groups(groups: np.ndarray, texts: list[str], seed: int) -> np.ndarr
 # --------------------------------------------------------------------------------------------------------- the build
 
 
-@contextlib.contextmanager
-def _without_cycle_search() -> Iterator[None]:
-    """Syntax trees have no cycles; looking for them takes a fifth of the time to read the files."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-@_without_cycle_search()
 def _read_sources(sources: list[Source], enough: int, enough_of_one: int) -> tuple[list[Document], dict[str, str]]:
     """Usable documents and the re-exports of as many files as are enough, over all and of one package."""
     documents, imports, read = [], {}, Counter()
@@ -281,6 +280,19 @@ def _split(documents: list[Document], label_ids: dict[str, int]) -> Split:
     return Split([document.text for document in documents], Y, None)
 
 
+@contextlib.contextmanager
+def _without_cycle_search() -> Iterator[None]:
+    """Syntax trees and documents form no reference cycles; to look for them takes a fifth of the build's time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@_without_cycle_search()
 def build_docstring_dataset(
     out_folder: str | Path,
     *,

@@ -11,7 +11,6 @@ PECOS drops the text after a line's first TAB; here a document is the whole line
 import gzip
 import logging
 import lzma
-import os
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -48,17 +47,6 @@ class Dataset(NamedTuple):
     dev: Split | None
     tst: Split | None
     label_names: list[str]
-
-
-def write_atomically(path: Path, write: Callable) -> None:
-    """Calls write(binary file) on a temporary file beside path, then renames it to path."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _find(folder: Path, names: list[str]) -> Path | None:

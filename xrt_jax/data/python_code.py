@@ -153,7 +153,7 @@ def _statements(tree: ast.Module, module: str) -> Iterator[tuple[str, ast.AST]]:
 
 
 def _walk(nodes: list[ast.AST]) -> list[ast.AST]:
-    """The nodes and all below them, parents before children; a third of ast.walk's time."""
+    """The nodes and all below them, parents before children; faster than ast.walk, without operators."""
     found = list(nodes)
     for node in found:  # which grows meanwhile
         for value in node.__dict__.values():

@@ -8,7 +8,8 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from xrt_jax.data.folders import UNREADABLE, write_atomically
+from xrt_jax.data.folders import UNREADABLE
+from xrt_jax.disk import replace_file
 
 
 class Tfidf(NamedTuple):
@@ -80,8 +81,10 @@ def save_tfidf(folder: str | Path, tfidf: Tfidf) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     content = {"settings": tfidf.settings, "vocabulary": tfidf.vectorizer.get_feature_names_out().tolist()}
     text = json.dumps(content, ensure_ascii=False, indent=0)
-    write_atomically(folder / "idf.npz", lambda file: np.savez(file, idf=tfidf.vectorizer.idf_))
-    write_atomically(folder / "tfidf.json", lambda file: file.write(text.encode("utf-8")))
+    with replace_file(folder / "idf.npz") as tmp:
+        np.savez(tmp, idf=tfidf.vectorizer.idf_)
+    with replace_file(folder / "tfidf.json") as tmp:
+        tmp.write_text(text, encoding="utf-8")
 
 
 def load_tfidf(folder: str | Path) -> Tfidf:

@@ -13,10 +13,10 @@ from xrt_jax.xlinear.train import train_dense_head
 BOOTSTRAPS = ("linear", "weighted-linear", "inherit", "none")
 
 
-def check_bootstrap(name: str) -> None:
-    """ValueError for an unknown bootstrap method."""
+def check_bootstrap(field: str, name: str) -> None:
+    """ValueError for an unknown bootstrap method in a field of the matcher."""
     if name not in BOOTSTRAPS:
-        raise ValueError(f"matcher.bootstrap is {name!r}: choose one of {', '.join(BOOTSTRAPS)}")
+        raise ValueError(f"matcher.{field} is {name!r}: choose one of {', '.join(BOOTSTRAPS)}")
 
 
 def random_head(nr_labels: int, hidden_size: int, *, seed: int) -> dict[str, np.ndarray]:
@@ -42,17 +42,18 @@ def linear_head(
 def start_head(
     method: str,
     *,
-    head_above,
-    emb_nd: np.ndarray,
+    head_above: dict[str, np.ndarray] | None,
+    emb_nd: np.ndarray | None,
     Y: csr_matrix,
     C: csc_matrix,
     M: csr_matrix,
+    hidden_size: int,
     seed: int,
     progress=None,
 ) -> dict[str, np.ndarray]:
-    """The head with which a level below the first starts, by one of BOOTSTRAPS."""
+    """The head with which a level starts, by one of BOOTSTRAPS; inherit needs head_above, the linear ones emb_nd."""
     if method == "none":
-        return random_head(Y.shape[1], emb_nd.shape[1], seed=seed)
+        return random_head(Y.shape[1], hidden_size, seed=seed)
     if method == "inherit":
         return inherited_head(head_above, C)
     return linear_head(emb_nd, Y, C, M, weighted=method == "weighted-linear", progress=progress)
