@@ -164,13 +164,20 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
             # Read back even when just written, so that a resumed run goes on from the same numbers.
             encoder, head = checkpoint.load_state(folder, encoder, Y.shape[1], module.hidden_size)
             if not checkpoint.is_done(folder):
-                beam, emb = score(encoder, head, tokens["trn"], beam_trn)
-                save_npz(folder / "beam.trn.npz", beam)
-                save_array(folder / "embeddings.trn.npy", emb)
+                if needs_beam(level_settings, level):
+                    beam_trn, emb_trn = score(encoder, head, tokens["trn"], beam_trn)
+                    save_npz(folder / "beam.trn.npz", beam_trn)
+                    save_array(folder / "embeddings.trn.npy", emb_trn)
+                elif needs_embeddings(level_settings, level):
+                    emb_trn = embed(module, encoder, tokens["trn"], mesh=mesh, padding=padding, progress=progress)
+                    save_array(folder / "embeddings.trn.npy", emb_trn)
                 if dev:
                     save_npz(folder / "beam.dev.npz", score(encoder, head, tokens["dev"], beam_dev)[0])
                 checkpoint.mark_done(folder)
-            beam_trn, emb_trn = load_npz(folder / "beam.trn.npz"), np.load(folder / "embeddings.trn.npy")
+            if needs_beam(level_settings, level):
+                beam_trn = load_npz(folder / "beam.trn.npz")
+            if needs_embeddings(level_settings, level):
+                emb_trn = np.load(folder / "embeddings.trn.npy")
             beam_dev = load_npz(folder / "beam.dev.npz") if dev else None
 
     # ------------ step 3: refined tree and linear ranker on [X | embedding]
@@ -384,6 +391,17 @@ def tokenize_once(folder: Path, texts: list[str], tokenizer, padding: Padding):
 def root(nr_texts: int) -> csr_matrix:
     """The beam above the first level: every text at the root, score 1."""
     return csr_matrix(np.ones((nr_texts, 1), np.float32))
+
+
+def needs_beam(level_settings: list[dict], level: int) -> bool:
+    """Whether the training texts are scored after a level: matcher-aware negatives need the beams of all above."""
+    return any("man" in settings["negative_sampling"] for settings in level_settings[level + 1 :])
+
+
+def needs_embeddings(level_settings: list[dict], level: int) -> bool:
+    """Whether the training texts are embedded after a level: for the ranker, or for the next level's linear heads."""
+    last = level == len(level_settings) - 1
+    return last or needs_beam(level_settings, level) or "linear" in level_settings[level + 1]["bootstrap"]
 
 
 def embed_once(path: Path, module, encoder, tokens, *, mesh, padding: Padding) -> np.ndarray:
