@@ -71,7 +71,7 @@ def get_config() -> ConfigDict:
     config.matcher.weight_decay = (0.0,)
     config.matcher.max_grad_norm = (1.0,)
     config.matcher.only_topk = (20,)  # beam handed to the next level
-    config.matcher.post_processor = ("noop",)  # how a margin becomes a score and meets its parent's
+    config.matcher.post_processor = ("l3-hinge",)  # how a margin becomes a score and meets its parent's: as the paper
     config.matcher.log_steps = 50
     config.matcher.eval_steps = 200  # updates between validations; 0: never
 

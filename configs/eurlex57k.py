@@ -19,7 +19,6 @@ def get_config():
     config.matcher.negative_sampling = ("tfn+man",)
     config.matcher.loss = ("weighted-squared-hinge",)
     config.matcher.bootstrap = ("weighted-linear",)
-    config.matcher.post_processor = ("l3-hinge",)
     config.ranker.negative_sampling = ("tfn", "tfn", "tfn", "tfn+man")
     config.ranker.rel_mode, config.ranker.rel_norm = "induce", "l1"
     config.ranker.Cp = (0.5, 0.5, 0.5, 2.0)
