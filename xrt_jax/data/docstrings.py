@@ -4,6 +4,8 @@ Real text that is on every machine: docstrings of the Python standard library an
 depends on, or of a user's own source tree, with the labels of `python_code`. The same installation gives the same data
 set.
 
+A document is the description alone: the docstring up to its first section (Parameters, Returns, Examples …).
+
 No label can be read off the text by construction. Taken out of every document, whatever its labels, are
 
   * doctests (`>>>` up to the next blank line), fenced, `::` and `.. code-block::` blocks;
@@ -57,6 +59,11 @@ SHARES = {"trn": 0.80, "dev": 0.05, "tst": 0.15}
 
 # ------------------------------------------------------------------------------------------- text without its labels
 
+SECTION = re.compile(
+    r"(Parameters|Args|Arguments|Keyword Args|Attributes|Returns?|Yields|Raises|Warns|Examples?|Notes?|References)"
+    r"\s*:?|See Also\s*:?|[:@](param|arg|type|returns?|rtype|raises)\b.*",
+    re.IGNORECASE,
+)
 DIRECTIVE = re.compile(r"\.\. (code|code-block|sourcecode|ipython|plot|doctest|testcode|prompt|parsed-literal)::")
 SIGNATURE = re.compile(r"`*[\w.]+\(.*\)`*\s*(->.*|:)?")
 CODE_SPAN = re.compile(r"(`+[^`]+`+)")
@@ -70,10 +77,12 @@ def _is_identifier(word: str) -> bool:
 
 
 def _without_code(text: str) -> str:
-    """A docstring's prose on one line: doctests, code blocks and signature lines are gone."""
+    """A docstring up to its first section, on one line, without doctests, code blocks and signature lines."""
     kept, block_indent, in_fence, in_doctest = [], None, False, False
     for line in text.splitlines():
         bare, indent = line.strip(), len(line) - len(line.lstrip())
+        if SECTION.fullmatch(bare):
+            break
         if bare.startswith(("```", "~~~")):
             in_fence = not in_fence
             continue
