@@ -10,7 +10,9 @@ from xrt_jax.report import format_bytes
 from xrt_jax.sparse import nr_features
 
 
-def print_header(config: ConfigDict, module, dataset: Dataset, levels: list[int], nr_fine_tuned: int) -> None:
+def print_header(
+    config: ConfigDict, module, nr_parameters: int, dataset: Dataset, levels: list[int], nr_fine_tuned: int
+) -> None:
     """Devices, data, tree and the memory that a run is going to need."""
     trn = dataset.trn
     splits = (dataset.trn, dataset.dev, dataset.tst)
@@ -20,9 +22,10 @@ def print_header(config: ConfigDict, module, dataset: Dataset, levels: list[int]
     print(f"devices       {describe_devices()}")
     print(f"data          {nr_texts} texts (trn / dev / tst), {labels}")
     print(f"features      {features}")
-    print(f"encoder       {module.num_layers} layers, hidden size {module.hidden_size}, {np.dtype(module.dtype)}")
+    size = f"hidden size {module.hidden_size}, {nr_parameters:,} parameters"
+    print(f"encoder       {module.num_layers} layers, {size}, computed in {np.dtype(module.dtype)}")
     print(f"tree levels   {' -> '.join(f'{size:,}' for size in levels)}, the first {nr_fine_tuned} fine-tuned")
-    memory = estimate_memory(config, module, dataset, max(levels[:nr_fine_tuned]))
+    memory = estimate_memory(config, module, nr_parameters, dataset, max(levels[:nr_fine_tuned]))
     print(f"memory        about {format_bytes(memory)}", flush=True)
 
 
@@ -34,7 +37,7 @@ def describe_devices() -> str:
     return f"{listed} ({jax.default_backend()}{processes})"
 
 
-def estimate_memory(config: ConfigDict, module, dataset: Dataset, nr_labels: int) -> float:
+def estimate_memory(config: ConfigDict, module, nr_parameters: int, dataset: Dataset, nr_labels: int) -> float:
     """Bytes at the peak of fine-tuning or ranking, whichever is larger; from sizes only, a rough figure.
 
     Fine-tuning: parameters, gradients and two moments in float32, the activations of a batch, and the scores of a
@@ -42,9 +45,8 @@ def estimate_memory(config: ConfigDict, module, dataset: Dataset, nr_labels: int
     """
     hidden, inner, length = module.hidden_size, module.intermediate_size, config.encoder.truncate_length
     batch = max(config.matcher.batch_size)
-    parameters = module.vocab_size * hidden + module.num_layers * (4 * hidden**2 + 2 * hidden * inner)
     a_token = module.num_layers * (10 * hidden + 3 * inner + 3 * module.num_heads * length)
-    fine_tuning = 4 * (4 * (parameters + nr_labels * hidden) + batch * length * a_token + 6 * batch * nr_labels)
+    fine_tuning = 4 * (4 * (nr_parameters + nr_labels * hidden) + batch * length * a_token + 6 * batch * nr_labels)
     trn = dataset.trn
     characters = 0 if trn.X is not None else sum(map(len, trn.texts))
     nr_values = characters // 4 if trn.X is None else trn.X.size  # a word of four letters, a value of TF-IDF

@@ -20,7 +20,7 @@ from xrt_jax.data.tfidf import fit_tfidf, load_tfidf, save_tfidf, transform
 from xrt_jax.data.tokens import load_tokens, stream, tokenize
 from xrt_jax.data.vocabulary import learn_wordpiece
 from xrt_jax.disk import read_json, replace_file, write_json
-from xrt_jax.encoders.huggingface import init_encoder, load_encoder, load_tokenizer, save_encoder
+from xrt_jax.encoders.huggingface import count_parameters, init_encoder, load_encoder, load_tokenizer, save_encoder
 from xrt_jax.encoders.mlm import pretrain
 from xrt_jax.header import model_card, print_header
 from xrt_jax.matcher.finetune import Padding, embed, fine_tune, make_scorer, number_of_steps
@@ -56,7 +56,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     # An encoder that cannot be loaded is found out now, not after the linear stages.
     module, encoder = load_start(config, config.encoder.name) if config.encoder.name else new_encoder(config)
     check_length(config, module)
-    print_header(config, module, dataset, levels, len(level_settings))
+    print_header(config, module, count_parameters(encoder), dataset, levels, len(level_settings))
 
     # ---------------------------------------------------------------- TF-IDF
     with report.stage("tfidf"):
