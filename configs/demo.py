@@ -1,30 +1,42 @@
 """XR-Transformer on text that is on every machine: docstrings of installed Python code -> what that code calls.
 
-    python -m xrt_jax.main --config=configs/demo.py --workdir=runs/demo
+    make demo
+    python -m xrt_jax.main --config=configs/demo.py --workdir=runs/demo     # once `make encoder` has run
 
-Nothing is downloaded: the corpus is read from the standard library and this project's dependencies, the vocabulary
-learned from it, and a BERT of 2 layers and hidden size 128 pre-trained on it before it is fine-tuned level by level.
+The corpus is read from the standard library and this project's dependencies. The encoder is MiniLM, which
+`make encoder` puts in .venv/encoder; without that folder it comes from the hub. With --config.encoder.name= none is
+fetched: a vocabulary is learned from the corpus and a BERT of 2 layers pre-trained on it, too weak to beat XR-Linear.
 """
 
+from pathlib import Path
+
 from configs import default
+
+ENCODER = Path(__file__).resolve().parents[1] / ".venv/encoder"
 
 
 def get_config():
     config = default.get_config()
-    config.data.dev_size = 300
-    config.encoder.truncate_length = 64
+    config.data.dev_size = 200
+    config.docstrings.nr_documents = 11000
+    config.encoder.name = str(ENCODER) if ENCODER.is_dir() else "sentence-transformers/all-MiniLM-L6-v2"
+    config.encoder.truncate_length = 48
     config.encoder.nr_buckets = 2
-    config.encoder.pooling = "mean"
-    config.encoder.hidden_dropout = 0.1
-    config.scratch.mlm_steps = 300
+    config.encoder.tokens_a_batch = 3072
+    config.encoder.pooling = "mean"  # as MiniLM was pre-trained
+    config.encoder.hidden_dropout, config.encoder.attention_dropout = 0.1, 0.0
     config.preliminary_tree = default.tree(nr_splits=16, max_leaf_size=16, min_codes=256)
     config.refined_tree = default.tree(nr_splits=16, max_leaf_size=16)
     config.matcher.loss = ("weighted-squared-hinge",)
     config.matcher.first_bootstrap = "weighted-linear"
     config.matcher.bootstrap = ("weighted-linear",)
-    config.matcher.num_epochs = (0.35,)
-    config.matcher.learning_rate = (5e-4,)
+    config.matcher.max_steps = (40, 60)
+    config.matcher.learning_rate = (1e-4,)
+    config.matcher.head_learning_rate = (2e-4,)
     config.matcher.warmup_steps = (10,)
+    config.matcher.log_steps = 10
+    config.matcher.eval_steps = 30
+    config.ranker.negative_sampling = ("tfn+man",)
     config.ranker.threshold = (0.01,)
     config.ranker.rel_mode, config.ranker.rel_norm = "induce", "l1"
     config.ranker.Cp = (4.0,)

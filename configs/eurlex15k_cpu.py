@@ -16,10 +16,11 @@ def get_config():
     config.encoder.truncate_length = 96
     config.encoder.nr_buckets = 2
     config.encoder.tokens_a_batch = 3072
-    config.matcher.max_steps = (100, 160)
-    config.matcher.warmup_steps = (10,)
+    config.matcher.first_bootstrap = "weighted-linear"
+    config.matcher.max_steps = (150, 350)
+    config.matcher.warmup_steps = (20,)
     config.matcher.learning_rate = (1e-4,)
-    config.matcher.head_learning_rate = (2e-3, 5e-4)
-    config.matcher.log_steps = 20
-    config.matcher.eval_steps = 80
+    config.matcher.head_learning_rate = (5e-4,)
+    config.matcher.log_steps = 25
+    config.matcher.eval_steps = 75
     return config

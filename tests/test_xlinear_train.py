@@ -50,6 +50,37 @@ def test_descent_finds_the_minimum(Cp, Cn, bias):
         np.testing.assert_allclose(W[:, label], w, atol=1e-3)
 
 
+def test_l1_loss_finds_the_minimum():
+    X, Y, C, M = problem(2)
+    settings = {"Cp": 3.0, "threshold": 0.0, "eps": 1e-6, "max_iter": 5000}
+    W = train_level(X, Y, C, M, solver="L2R_L1LOSS_SVC_DUAL", **settings).toarray()
+    for label in range(L):
+        positive = Y[:, [label]].toarray().ravel() > 0
+        rows = np.flatnonzero(positive | (M[:, [label % K]].toarray().ravel() > 0))
+        y, upper = np.where(positive[rows], 1.0, -1.0), np.where(positive[rows], 3.0, 1.0)
+        signed = y[:, None] * np.hstack([X.toarray()[rows], np.ones((len(rows), 1))]).astype(float)
+        Q, dual = signed @ signed.T, np.zeros(len(rows))
+        for i in np.tile(np.arange(len(rows)), 2000):
+            dual[i] = np.clip(dual[i] - (Q[i] @ dual - 1) / Q[i, i], 0, upper[i])
+        w = W[:, label].astype(float)
+        primal = 0.5 * w @ w + (upper * np.maximum(0, 1 - signed @ w)).sum()
+        assert primal == pytest.approx(dual.sum() - 0.5 * dual @ Q @ dual, rel=1e-5)
+        np.testing.assert_allclose(w, signed.T @ dual, atol=1e-3)
+
+
+def test_more_siblings_than_lanes_and_instances_outside_the_cluster():
+    """Groups of siblings give what each label gives alone, to the solver's tolerance."""
+    rng = np.random.default_rng(5)
+    X = normalize_rows(sp.random(150, 40, 0.2, format="csr", dtype=np.float32, random_state=5))
+    Y = sp.csr_matrix((rng.random((150, 37)) < 0.1).astype(np.float32))
+    C, M = sp.csc_matrix(np.ones((37, 1), np.float32)), sp.csr_matrix((rng.random((150, 1)) < 0.5).astype(np.float32))
+    exact = {"threshold": 0.0, "eps": 1e-6, "max_iter": 5000}
+    W = train_level(X, Y, C, M, **exact).toarray()
+    for label in (0, 15, 16, 36):
+        alone = train_level(X, Y[:, [label]], C[[label]], M, **exact).toarray()
+        np.testing.assert_allclose(W[:, [label]], alone, atol=1e-5)
+
+
 def test_relevance_is_the_cost_of_a_positive():
     X, Y, C, M = problem(1)
     R = Y.copy()
@@ -109,10 +140,11 @@ def test_labels_without_parent_or_positives():
     C[4] = 0
     Y = Y.tolil()
     Y[:, 1] = 0
-    W = train_level(X, Y.tocsr(), C.tocsc(), M, threshold=0.0).toarray()
-    whole = train_level(X, Y.tocsr(), problem()[2], M, threshold=0.0).toarray()
+    exact = {"threshold": 0.0, "eps": 1e-6, "max_iter": 5000}
+    W = train_level(X, Y.tocsr(), C.tocsc(), M, **exact).toarray()
+    whole = train_level(X, Y.tocsr(), problem()[2], M, **exact).toarray()
     assert not W[:, 4].any() and whole[:, 4].any()
-    np.testing.assert_array_equal(np.delete(W, 4, axis=1), np.delete(whole, 4, axis=1))
+    np.testing.assert_allclose(np.delete(W, 4, axis=1), np.delete(whole, 4, axis=1), atol=1e-5)
     assert W[-1, 1] < 0  # only negatives: the bias says no
 
 
@@ -123,7 +155,7 @@ def test_stored_zeros_of_y_are_positives():
     assert abs(train_level(X, zeros, C, M) - train_level(X, Y, C, M)).max() == 0
 
 
-def test_result_depends_neither_on_threads_nor_on_siblings_beside(monkeypatch):
+def test_result_does_not_depend_on_threads():
     rng = np.random.default_rng(0)
     X = Features(
         sp.random(400, 300, 0.05, format="csr", dtype=np.float32, random_state=0),
@@ -136,9 +168,8 @@ def test_result_depends_neither_on_threads_nor_on_siblings_beside(monkeypatch):
     settings = {"negative_sampling": ("tfn", "tfn+man", "man"), "only_topk": (2, 3, 4), "Cp": (3.0,)}
     threads, rankers = numba.get_num_threads(), []
     try:
-        for n, per_job in ((1, 16), (threads, 16), (threads, 3)):
+        for n in (1, 2, threads):
             numba.set_num_threads(n)
-            monkeypatch.setattr("xrt_jax.xlinear.train.LABELS_PER_JOB", per_job)
             rankers.append(train_ranker(X, Y, chain, **settings))
     finally:
         numba.set_num_threads(threads)

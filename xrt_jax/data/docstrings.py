@@ -54,7 +54,7 @@ from xrt_jax.data.python_code import (
 from xrt_jax.disk import read_json, write_json
 
 MIN_LABELS = 2
-SHARES = {"trn": 0.80, "dev": 0.05, "tst": 0.15}
+SHARES = {"trn": 0.70, "dev": 0.05, "tst": 0.25}
 
 
 # ------------------------------------------------------------------------------------------- text without its labels

@@ -1,9 +1,8 @@
-"""Training of XR-Linear: a squared-hinge classifier for every tree node, against the negatives of its cluster."""
+"""Training of XR-Linear: a linear classifier for every tree node, against the negatives of its cluster."""
 
 from functools import partial
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import scipy.sparse as sp
 
@@ -21,11 +20,12 @@ from xrt_jax.sparse import (
     view_rows,
 )
 from xrt_jax.tree.chain import aggregate_labels, check_chain, per_level
+from xrt_jax.xlinear.lanes import LANES
 from xrt_jax.xlinear.predict import POST_PROCESSORS, advance, prepare_level, root_beam
 from xrt_jax.xlinear.solver import solve_siblings
 
-# Labels solved on one copy of their cluster's rows; fewer where that would leave threads without work.
-LABELS_PER_JOB = 16
+# LIBLINEAR's names; whether the hinge is squared
+SOLVERS = {"L2R_L2LOSS_SVC_DUAL": True, "L2R_L1LOSS_SVC_DUAL": False}
 
 
 class Level(NamedTuple):
@@ -58,12 +58,13 @@ class _Job(NamedTuple):
 
 
 def _jobs(C: sp.csc_matrix) -> list[_Job]:
-    """Siblings in groups, clusters in order; every thread gets some work even where a level has few clusters."""
-    size = int(np.clip(C.nnz // (4 * numba.get_num_threads()), 1, LABELS_PER_JOB))
+    """Siblings in groups that are solved together, clusters in order; the same whatever the number of threads."""
+    siblings = np.split(C.indices, C.indptr[1:-1])
     return [
-        _Job(parent, C.indices[first : min(first + size, C.indptr[parent + 1])])
-        for parent in range(C.shape[1])
-        for first in range(C.indptr[parent], C.indptr[parent + 1], size)
+        _Job(parent, labels)
+        for parent, children in enumerate(siblings)
+        for labels in np.array_split(children, -(-len(children) // LANES) or 1)
+        if len(labels)
     ]
 
 
@@ -125,6 +126,7 @@ def train_level(
     M,
     *,
     R=None,
+    solver: str = "L2R_L2LOSS_SVC_DUAL",
     Cp: float = 1.0,
     Cn: float = 1.0,
     threshold: float = 0.1,
@@ -145,6 +147,7 @@ def train_level(
         C: sparse [L, K], the one parent cluster of each label; a label without one gets no weights.
         M: sparse [n, K], which clusters each instance is matched with (pattern).
         R: sparse [n, L] inside the pattern of Y, cost of each positive; None for 1.
+        solver: one of SOLVERS.
         Cp, Cn: cost of positives and negatives.
         threshold: smaller |weights| are dropped; zeros always are.
         max_nonzeros_per_label: keep at most so many largest |weights| of a label; 0 for all.
@@ -161,7 +164,16 @@ def train_level(
     X, Y, C, M = as_features(X), canonical(Y, "csc"), canonical(C, "csc"), canonical(M, "csc")
     _check_level(X, Y, C, M)
     bias = max(float(bias), 0.0)
-    options = (float(Cp), float(Cn), bias, float(eps), int(max_iter), float(threshold), int(max_nonzeros_per_label))
+    options = (
+        SOLVERS[solver],
+        float(Cp),
+        float(Cn),
+        bias,
+        float(eps),
+        int(max_iter),
+        float(threshold),
+        int(max_nonzeros_per_label),
+    )
     solve = partial(_solve_job, feature_arrays(X), Y, M, _costs(Y, R), options)
     jobs = _jobs(C)
     parts = list(
