@@ -10,6 +10,7 @@ from ml_collections.config_dict import placeholder
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
+    config.method = "xr_transformer"  # or xr_linear, the linear part alone: see configs/xlinear.py
     config.seed = 0
     config.xr_linear = True  # also train XR-Linear on the same features, with the same ranker settings, to compare
 

@@ -18,7 +18,7 @@ ENCODER = Path(__file__).resolve().parents[1] / ".venv/encoder"
 def get_config():
     config = default.get_config()
     config.data.dev_size = 200
-    config.docstrings.nr_documents = 11000
+    config.docstrings.nr_documents = 9000
     config.encoder.name = str(ENCODER) if ENCODER.is_dir() else "sentence-transformers/all-MiniLM-L6-v2"
     config.encoder.truncate_length = 48
     config.encoder.nr_buckets = 2
@@ -30,12 +30,12 @@ def get_config():
     config.matcher.loss = ("weighted-squared-hinge",)
     config.matcher.first_bootstrap = "weighted-linear"
     config.matcher.bootstrap = ("weighted-linear",)
-    config.matcher.max_steps = (40, 60)
+    config.matcher.max_steps = (30, 50)
     config.matcher.learning_rate = (1e-4,)
     config.matcher.head_learning_rate = (2e-4,)
     config.matcher.warmup_steps = (10,)
     config.matcher.log_steps = 10
-    config.matcher.eval_steps = 30
+    config.matcher.eval_steps = 25
     config.ranker.negative_sampling = ("tfn+man",)
     config.ranker.threshold = (0.01,)
     config.ranker.rel_mode, config.ranker.rel_norm = "induce", "l1"

@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from xrt_jax import checkpoint
+from xrt_jax import checkpoint, disk
 
 
 def test_state_comes_back_bit_for_bit(tmp_path):
@@ -22,7 +22,7 @@ def test_only_what_is_whole_counts_and_the_rest_is_cleared(tmp_path):
     (tmp_path / ".77.tmp.X.npz").write_text("half")
     (tmp_path / "X.npz").write_text("whole")
     assert not checkpoint.has_state(tmp_path / "level_0")
-    checkpoint.clear_unfinished(tmp_path)
+    disk.clear_unfinished(tmp_path)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["X.npz", "level_0"]
     assert not checkpoint.is_done(tmp_path / "level_0")
     checkpoint.mark_done(tmp_path / "level_0")

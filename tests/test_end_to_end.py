@@ -34,7 +34,8 @@ def finished(data, tmp_path_factory):
 def test_the_run_tells_what_it_does(finished):
     _, result = finished
     header = result.stdout[: result.stdout.index("tfidf ...")]
-    assert "300 / 40 / 80 texts (trn / dev / tst), 24 labels" in header
+    assert "300 / 40 / 80 documents (trn / dev / tst)" in header
+    assert "labels        24, " in header
     assert "4 -> 8 -> 24, the first 3 fine-tuned" in header
     assert "memory" in header
     assert "devices" in header

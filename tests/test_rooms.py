@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "xrt_jax"
-LIGHT = ("tree", "data", "xlinear", "sparse", "metrics", "disk")
+LIGHT = ("tree", "data", "xlinear", "sparse", "metrics", "disk", "stages", "model", "header", "train_linear")
 # Rooms of a tier may know those of lower tiers and of their own.
 TIER = {name: 0 for name in ("sparse", "metrics", "disk", "__init__", "report")}
 TIER |= {name: 1 for name in ("encoders", "tree", "data")}
 TIER |= {name: 2 for name in ("xlinear",)}
 TIER |= {name: 3 for name in ("matcher",)}
-TIER |= {name: 4 for name in ("config", "checkpoint", "model", "header")}
-TIER |= {name: 5 for name in ("commands", "train", "predict", "encode", "evaluate")}
+TIER |= {name: 4 for name in ("config", "checkpoint", "model", "header", "stages")}
+TIER |= {name: 5 for name in ("commands", "train", "train_linear", "predict", "encode", "evaluate")}
 TIER |= {"main": 6}
 
 

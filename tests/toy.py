@@ -32,6 +32,7 @@ def toy_dataset(folder: str | Path) -> Path:
 
 # Three levels, the encoder as small as BERT can be.
 SMALL = {
+    "encoder.name": "",
     "encoder.truncate_length": 24,
     "encoder.nr_buckets": 1,
     "scratch.vocab_size": 200,

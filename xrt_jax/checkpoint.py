@@ -9,7 +9,6 @@
 Orbax itself writes to a temporary directory and renames it, so that `state` is whole where it exists.
 """
 
-import shutil
 from pathlib import Path
 
 import jax
@@ -43,10 +42,3 @@ def is_done(folder: str | Path) -> bool:
 def mark_done(folder: str | Path) -> None:
     """Marks the stage that owns the folder as ended."""
     (Path(folder) / "done").touch()
-
-
-def clear_unfinished(workdir: str | Path) -> None:
-    """Removes what a killed run left under temporary names."""
-    for path in Path(workdir).rglob("*"):
-        if ".orbax-checkpoint-tmp" in path.name or (path.name.startswith(".") and ".tmp." in path.name):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

@@ -49,3 +49,10 @@ def read_json(path: str | Path):
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON ({error}): restore it or start in another folder") from error
+
+
+def clear_unfinished(workdir: str | Path) -> None:
+    """Removes what a killed run left under temporary names."""
+    for path in Path(workdir).rglob("*"):
+        if ".orbax-checkpoint-tmp" in path.name or (path.name.startswith(".") and ".tmp." in path.name):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

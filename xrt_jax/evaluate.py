@@ -28,15 +28,17 @@ def main(args) -> None:
     model = load_model(args.model)
     dataset = load_dataset(args.data, tst_rows=args.tst_rows, dev_size=0)
     tst = dataset.tst
-    if tst is None or tst.texts is None:
-        raise ValueError(f"{args.data} has no X.tst.txt (or .gz, .xz): there is nothing to evaluate on")
+    if tst is None:
+        raise ValueError(f"{args.data} has no test split: there is nothing to evaluate on")
+    if tst.texts is None and (model.encoder or model.tfidf):
+        raise ValueError(f"{args.data} has no X.tst.txt (or .gz, .xz): {args.model} was trained on texts")
     if dataset.label_names != model.labels:
         raise ValueError(
             f"{args.data} names other labels than {args.model}/labels.txt: evaluate on the model's own labels"
         )
     with tempfile.TemporaryDirectory() as tmp:
         ranked = rank_texts(model, tst.texts, f"{tmp}/tokens", X=tst.X, progress=progress)
-    print(format_table({"xr_transformer": precision_recall(tst.Y, ranked, 10)}))
+    print(format_table({model.settings["model"]: precision_recall(tst.Y, ranked, 10)}))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """python -m xrt_jax.main --config=configs/demo.py --workdir=runs/demo [--config.section.field=value …]"""
 
+import importlib
 import os
 import sys
 import traceback
@@ -10,6 +11,8 @@ from ml_collections import config_flags
 
 from xrt_jax.config import parse_flags
 from xrt_jax.report import set_up_logging
+
+METHODS = {"xr_transformer": "xrt_jax.train", "xr_linear": "xrt_jax.train_linear"}
 
 config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.", lock_config=True)
 flags.DEFINE_string("workdir", None, "Work directory of the run; started again with the same config, a run goes on.")
@@ -22,9 +25,11 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"unexpected argument {argv[1]!r}: fields are set by --config.section.field=value")
     set_up_logging()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    from xrt_jax.train import train_and_evaluate  # here, so that mistakes in the flags are told without waiting for jax
-
-    train_and_evaluate(flags.FLAGS.config, flags.FLAGS.workdir)
+    config = flags.FLAGS.config
+    if config.method not in METHODS:
+        raise ValueError(f"config.method is {config.method!r}: choose one of {', '.join(METHODS)}")
+    # Imported only now, so that a mistake in the flags is told without waiting for jax, and XR-Linear goes without it.
+    importlib.import_module(METHODS[config.method]).train_and_evaluate(config, flags.FLAGS.workdir)
 
 
 def run(argv: list[str]) -> int:

@@ -1,11 +1,13 @@
 """The model folder: all that is needed to rank labels for new texts, without a pickle.
 
 config.json   what is in the folder, and how texts are tokenized and embedded
-encoder/      a Hugging Face folder: config.json, model.safetensors, tokenizer
+encoder/      a Hugging Face folder: config.json, model.safetensors, tokenizer; absent in XR-Linear alone
 ranker/       an XLinearModel folder of PECOS
 tfidf/        json + npz; absent where the features came with the data set
 labels.txt    a name a line, in the order of the ranker's columns
 README.md     model card
+
+jax is imported only where a model has an encoder.
 """
 
 from pathlib import Path
@@ -16,23 +18,26 @@ from scipy.sparse import csr_matrix
 
 from xrt_jax import __version__
 from xrt_jax.data.tfidf import Tfidf, load_tfidf, save_tfidf, transform
-from xrt_jax.data.tokens import Tokens, tokenize
+from xrt_jax.data.tokens import tokenize
 from xrt_jax.disk import read_json, replace_folder, write_json
-from xrt_jax.encoders.huggingface import load_encoder, load_tokenizer, save_encoder
-from xrt_jax.matcher.finetune import Padding, embed
-from xrt_jax.matcher.mesh import make_mesh
 from xrt_jax.sparse import Features, as_features, normalize_rows
 from xrt_jax.xlinear import folder as ranker_folder
 from xrt_jax.xlinear.predict import predict as predict_ranker
 
 
+class TextEncoder(NamedTuple):
+    """The fine-tuned encoder of an XR-Transformer."""
+
+    module: object  # flax module
+    params: dict
+    tokenizer: object
+
+
 class Model(NamedTuple):
-    """A trained XR-Transformer."""
+    """A trained XR-Transformer, or XR-Linear alone, which has no encoder."""
 
     settings: dict
-    module: object  # flax module of the encoder
-    encoder: dict  # its parameters
-    tokenizer: object
+    encoder: TextEncoder | None
     ranker: list
     tfidf: Tfidf | None
     labels: list[str]
@@ -42,17 +47,20 @@ def save_model(
     folder: str | Path,
     *,
     settings: dict,
-    module,
-    encoder,
-    tokenizer_folder,
     ranker,
     tfidf: Tfidf | None,
-    labels,
+    labels: list[str],
     card: str,
+    module=None,
+    encoder=None,
+    tokenizer_folder=None,
 ) -> None:
-    """Writes a model folder, whole or not at all. settings: see encoder_settings."""
+    """Writes a model folder, whole or not at all. settings: what config.json holds; encoder: module's parameters."""
     with replace_folder(folder) as tmp:
-        save_encoder(tmp / "encoder", module, encoder, tokenizer_folder=tokenizer_folder)
+        if module is not None:
+            from xrt_jax.encoders.huggingface import save_encoder
+
+            save_encoder(tmp / "encoder", module, encoder, tokenizer_folder=tokenizer_folder)
         ranker_folder.save_ranker(tmp / "ranker", ranker)
         if tfidf is not None:
             save_tfidf(tmp / "tfidf", tfidf)
@@ -67,43 +75,53 @@ def load_model(folder: str | Path, *, dtype=None) -> Model:
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is not a model folder of xrt_jax: no config.json")
     settings = read_json(folder / "config.json")
-    dtype = {} if dtype is None else {"dtype": dtype}
-    module, encoder = load_encoder(folder / "encoder", pooling=settings["pooling"], **dtype)
     return Model(
         settings=settings,
-        module=module,
-        encoder=encoder,
-        tokenizer=load_tokenizer(folder / "encoder"),
+        encoder=_load_text_encoder(folder / "encoder", settings, dtype) if (folder / "encoder").is_dir() else None,
         ranker=ranker_folder.load_ranker(folder / "ranker"),
         tfidf=load_tfidf(folder / "tfidf") if (folder / "tfidf").is_dir() else None,
         labels=(folder / "labels.txt").read_text(encoding="utf-8").splitlines(),
     )
 
 
+def _load_text_encoder(folder: Path, settings: dict, dtype) -> TextEncoder:
+    from xrt_jax.encoders.huggingface import load_encoder, load_tokenizer
+
+    dtype = {} if dtype is None else {"dtype": dtype}
+    return TextEncoder(*load_encoder(folder, pooling=settings["pooling"], **dtype), load_tokenizer(folder))
+
+
 def encode_texts(model: Model, texts: list[str], tokens_folder: str | Path, *, progress=None) -> np.ndarray:
     """Embeddings float32 [n, hidden], not normalised. tokens_folder: where the token ids may be written."""
-    padding = padding_of(model.settings)
-    tokens = tokenize(texts, model.tokenizer, tokens_folder, truncate_length=padding.truncate_length, progress=progress)
-    return embed_tokens(model.module, model.encoder, tokens, padding, progress=progress)
+    if model.encoder is None:
+        raise ValueError("this model is XR-Linear alone: it has no encoder to embed texts with")
+    from xrt_jax.matcher.finetune import Padding, embed
+    from xrt_jax.matcher.mesh import make_mesh
 
-
-def embed_tokens(module, encoder, tokens: Tokens, padding: Padding, *, progress=None) -> np.ndarray:
-    """Embeddings of tokenized texts on all devices, float32 [n, hidden]."""
-    return embed(module, encoder, tokens, mesh=make_mesh(), padding=padding, progress=progress)
+    module, params, tokenizer = model.encoder
+    padding = Padding(*(model.settings[name] for name in ("truncate_length", "nr_buckets", "tokens_a_batch")))
+    tokens = tokenize(texts, tokenizer, tokens_folder, truncate_length=padding.truncate_length, progress=progress)
+    return embed(module, params, tokens, mesh=make_mesh(), padding=padding, progress=progress)
 
 
 def rank_texts(
-    model: Model, texts: list[str], tokens_folder: str | Path, *, X=None, beam_size=None, only_topk=None, progress=None
+    model: Model,
+    texts: list[str] | None,
+    tokens_folder: str | Path,
+    *,
+    X=None,
+    beam_size=None,
+    only_topk=None,
+    progress=None,
 ) -> csr_matrix:
     """Best labels of each text, csr float32 [n, labels], rows sorted by score. X: features, needed without TF-IDF."""
     if model.tfidf is not None:
         X = transform(model.tfidf, texts)
     elif X is None:
         raise ValueError("this model was trained on given features: give the features of the texts too")
-    emb_nd = encode_texts(model, texts, tokens_folder, progress=progress)
-    return predict_ranker(
-        model.ranker, join_features(X, emb_nd), beam_size=beam_size, only_topk=only_topk, progress=progress
-    )
+    if model.encoder is not None:
+        X = join_features(X, encode_texts(model, texts, tokens_folder, progress=progress))
+    return predict_ranker(model.ranker, X, beam_size=beam_size, only_topk=only_topk, progress=progress)
 
 
 def join_features(X, emb_nd: np.ndarray) -> Features:
@@ -111,8 +129,3 @@ def join_features(X, emb_nd: np.ndarray) -> Features:
     X = as_features(X)
     dense = normalize_rows(emb_nd)
     return Features(X.sparse, dense if X.dense is None else np.hstack([X.dense, dense]))
-
-
-def padding_of(settings: dict) -> Padding:
-    """How a model's texts are padded."""
-    return Padding(settings["truncate_length"], settings["nr_buckets"], settings["tokens_a_batch"])

@@ -13,13 +13,10 @@ from ml_collections import ConfigDict
 from scipy.sparse import csr_matrix
 
 from xrt_jax import checkpoint
-from xrt_jax.config import differences, settings_of_level, to_json
-from xrt_jax.data.docstrings import build_docstring_dataset
-from xrt_jax.data.folders import Dataset, load_dataset
-from xrt_jax.data.tfidf import fit_tfidf, load_tfidf, save_tfidf, transform
+from xrt_jax.config import settings_of_level
 from xrt_jax.data.tokens import load_tokens, stream, tokenize
 from xrt_jax.data.vocabulary import learn_wordpiece
-from xrt_jax.disk import read_json, replace_file, write_json
+from xrt_jax.disk import replace_file, write_json
 from xrt_jax.encoders.huggingface import count_parameters, init_encoder, load_encoder, load_tokenizer, save_encoder
 from xrt_jax.encoders.mlm import pretrain
 from xrt_jax.header import model_card, print_header
@@ -33,12 +30,19 @@ from xrt_jax.metrics import format_table, precision_recall
 from xrt_jax.model import join_features, save_model
 from xrt_jax.report import Report, progress
 from xrt_jax.sparse import load_npz, save_npz
-from xrt_jax.tree.chain import aggregate_labels, load_chain, save_chain, tree_sizes
-from xrt_jax.tree.kmeans import hierarchical_kmeans
-from xrt_jax.tree.label_embedding import pifa
-from xrt_jax.xlinear.folder import load_ranker, save_ranker
+from xrt_jax.stages import (
+    build_tree,
+    load_data,
+    make_features,
+    open_workdir,
+    percent,
+    rank,
+    require_texts,
+    tree_settings,
+)
+from xrt_jax.tree.chain import aggregate_labels, tree_sizes
 from xrt_jax.xlinear.predict import predict
-from xrt_jax.xlinear.train import check_settings, train_ranker
+from xrt_jax.xlinear.train import check_settings
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
@@ -50,6 +54,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     # ------------------------------------------------------------------ data
     with report.stage("data"):
         dataset = load_data(config, workdir)
+        require_texts(dataset, config.data.dir)
     trn, dev, tst = dataset.trn, dataset.dev, dataset.tst
     levels, level_settings = plan_levels(config, dataset.trn.Y.shape[1], mesh)
     padding = Padding(config.encoder.truncate_length, config.encoder.nr_buckets, config.encoder.tokens_a_batch)
@@ -198,7 +203,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
         ranker=ranker,
         tfidf=tfidf,
         labels=dataset.label_names,
-        card=model_card(dataset, metrics),
+        card=model_card("XR-Transformer", dataset, metrics),
     )
     result = {**{name: percent(values) for name, values in metrics.items()}, "seconds": report.seconds()}
     write_json(workdir / "metrics.json", result)
@@ -207,42 +212,6 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
 
 
 # ---------------------------------------------------------------- the stages
-
-
-def open_workdir(config: ConfigDict, workdir: Path) -> Path:
-    """Creates the work directory or takes up an earlier run in it; ValueError if that run had another config."""
-    new, path = to_json(config), workdir / "config.json"
-    if path.exists():
-        changed = differences(read_json(path), new)
-        if changed:
-            raise ValueError(
-                f"{workdir} belongs to a run with another config ({'; '.join(changed)}): use another --workdir"
-            )
-        checkpoint.clear_unfinished(workdir)
-    elif workdir.is_dir() and any(workdir.iterdir()):
-        raise ValueError(f"{workdir} is not empty and no work directory: use another --workdir")
-    write_json(path, new)
-    return workdir
-
-
-def load_data(config: ConfigDict, workdir: Path) -> Dataset:
-    """The data set of config.data.dir, or the embedded corpus; texts and test split are needed."""
-    folder = config.data.dir or build_docstring_dataset(
-        workdir / "data",
-        sources=list(config.docstrings.sources) or None,
-        nr_documents=config.docstrings.nr_documents,
-        seed=config.seed,
-    )
-    dataset = load_dataset(
-        folder,
-        trn_rows=config.data.trn_rows or None,
-        tst_rows=config.data.tst_rows or None,
-        dev_size=config.data.dev_size,
-    )
-    for name, split in (("trn", dataset.trn), ("tst", dataset.tst)):
-        if split is None or split.texts is None:
-            raise ValueError(f"{folder} has no X.{name}.txt (or .gz, .xz): XR-Transformer needs the texts")
-    return dataset
 
 
 def plan_levels(config: ConfigDict, nr_labels: int, mesh) -> tuple[list[int], list[dict]]:
@@ -263,48 +232,6 @@ def plan_levels(config: ConfigDict, nr_labels: int, mesh) -> tuple[list[int], li
         raise ValueError("matcher.first_bootstrap is 'inherit', but no level is above the first: choose linear or none")
     check_settings(len(tree_sizes(nr_labels, **tree_settings(config.refined_tree))), **config.ranker)
     return sizes, settings
-
-
-def tree_settings(tree: ConfigDict) -> dict:
-    """The fields of a tree that decide its shape."""
-    return {"nr_splits": tree.nr_splits, "min_codes": tree.min_codes, "max_leaf_size": tree.max_leaf_size}
-
-
-def make_features(config: ConfigDict, dataset: Dataset, workdir: Path):
-    """(tfidf or None, X_trn, X_tst): the data set's own features, or TF-IDF fitted on the training texts."""
-    if dataset.trn.X is not None:
-        return None, dataset.trn.X, dataset.tst.X
-    folder = workdir / "tfidf"
-    if folder.is_dir() and (workdir / "X.trn.npz").exists():
-        tfidf, X_trn = load_tfidf(folder), load_npz(workdir / "X.trn.npz")
-    else:
-        tfidf, X_trn = fit_tfidf(dataset.trn.texts, **config.tfidf)
-        save_tfidf(folder, tfidf)
-        save_npz(workdir / "X.trn.npz", X_trn)
-    return tfidf, X_trn, transform(tfidf, dataset.tst.texts)
-
-
-def build_tree(tree: ConfigDict, seed: int, folder: Path, X, Y: csr_matrix):
-    """Hierarchical label tree by balanced k-means on PIFA label features."""
-    if not folder.is_dir():
-        chain = hierarchical_kmeans(
-            pifa(Y, X),
-            **tree_settings(tree),
-            spherical=tree.spherical,
-            kmeans_max_iter=tree.kmeans_max_iter,
-            seed=seed,
-            progress=progress,
-        )
-        save_chain(folder, chain)
-    return load_chain(folder)
-
-
-def rank(config: ConfigDict, folder: Path, X, Y: csr_matrix):
-    """Refined tree and linear ranker on features X: XR-Linear, and the last step of XR-Transformer."""
-    chain = build_tree(config.refined_tree, config.seed, folder / "tree", X, Y)
-    if not (folder / "ranker").is_dir():
-        save_ranker(folder / "ranker", train_ranker(X, Y, chain, **config.ranker, progress=progress))
-    return load_ranker(folder / "ranker")
 
 
 def new_encoder(config: ConfigDict, vocab_size: int | None = None):
@@ -424,11 +351,6 @@ def precision_at(Y: csr_matrix, P: csr_matrix) -> dict[str, float]:
     """P@1, P@3, P@5 in percent, for a log line."""
     prec = 100 * precision_recall(Y, P, 5)["prec"]
     return {f"P@{k}": round(float(prec[k - 1]), 2) for k in (1, 3, 5)}
-
-
-def percent(metrics: dict[str, np.ndarray]) -> dict[str, list[float]]:
-    """Fractions to percent with two decimals, as metrics.json holds them."""
-    return {name: [round(100 * float(value), 2) for value in values] for name, values in metrics.items()}
 
 
 def model_settings(config: ConfigDict) -> dict:

@@ -1,0 +1,99 @@
+"""XR-Linear alone, as a user runs it: python -m xrt_jax.main --config=configs/xlinear.py."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from commands import ROOT, environment, run
+from scipy.sparse import csr_matrix
+from toy import toy_dataset, toy_split
+
+from xrt_jax.data.folders import Dataset, Split, save_dataset
+from xrt_jax.data.tfidf import fit_tfidf, transform
+
+
+def arguments(data, workdir, *more):
+    tree = ["--config.refined_tree.nr_splits=4", "--config.refined_tree.max_leaf_size=6"]
+    return ["--config=configs/xlinear.py", f"--config.data.dir={data}", f"--workdir={workdir}", *tree, *more]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return toy_dataset(tmp_path_factory.mktemp("toy") / "data")
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """(work directory, what was printed) of a run on texts."""
+    workdir = tmp_path_factory.mktemp("run") / "w"
+    result = run("xrt_jax.main", *arguments(data, workdir))
+    assert result.returncode == 0, result.stderr
+    return workdir, result
+
+
+def test_a_run_on_texts(finished, data):
+    workdir, result = finished
+    assert "tree levels   4 -> 24" in result.stdout
+    metrics = json.loads((workdir / "metrics.json").read_text())
+    assert set(metrics) == {"xr_linear", "seconds"} and metrics["xr_linear"]["prec"][0] > 80
+    model = workdir / "model"
+    assert {path.name for path in model.iterdir()} == {"config.json", "ranker", "tfidf", "labels.txt", "README.md"}
+    result = run("xrt_jax.evaluate", f"--model={model}", f"--data={data}")
+    assert result.returncode == 0, result.stderr
+    precision = next(line.split() for line in result.stdout.splitlines() if line.startswith("P "))
+    assert precision[:3] == ["P", "xr_linear", f"{metrics['xr_linear']['prec'][0]:.2f}"]
+
+
+def test_predict_with_a_model_of_texts(finished, tmp_path):
+    split = toy_split(30, 9)
+    (tmp_path / "texts.txt").write_text("\n".join(split.texts) + "\n")
+    model, texts = f"--model={finished[0] / 'model'}", f"--input={tmp_path / 'texts.txt'}"
+    result = run("xrt_jax.predict", model, texts, "--topk=1")
+    assert result.returncode == 0, result.stderr
+    best = [json.loads(line)["labels"][0][0] for line in result.stdout.splitlines()]
+    hits = [split.Y[row, int(name.split()[1])] > 0 for row, name in enumerate(best)]
+    assert len(hits) == 30 and np.mean(hits) > 0.8
+    result = run("xrt_jax.encode", model, texts, f"--output={tmp_path / 'e.npy'}")
+    assert result.returncode == 2 and "no encoder" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_features_only(finished, data, tmp_path):
+    """The same features, given, make the same model."""
+    trn, tst = toy_split(300, 0), toy_split(80, 2)
+    tfidf, X = fit_tfidf(trn.texts)
+    features = Dataset(
+        Split(None, trn.Y, csr_matrix(X)),
+        None,
+        Split(None, tst.Y, csr_matrix(transform(tfidf, tst.texts))),
+        [f"label {i}" for i in range(24)],
+    )
+    save_dataset(tmp_path / "data", features)
+    result = run("xrt_jax.main", *arguments(tmp_path / "data", tmp_path / "w"))
+    assert result.returncode == 0, result.stderr
+    of_texts = json.loads((finished[0] / "metrics.json").read_text())["xr_linear"]
+    assert json.loads((tmp_path / "w/metrics.json").read_text())["xr_linear"] == of_texts
+    assert not (tmp_path / "w/model/tfidf").exists()
+
+
+def test_jax_is_never_imported(data, tmp_path):
+    code = (
+        "import sys; from xrt_jax.main import run; status = run(sys.argv);"
+        "sys.exit(status or any(name in sys.modules for name in ('jax', 'flax', 'transformers')))"
+    )
+    command = [sys.executable, "-c", code, *arguments(data, tmp_path / "w")]
+    subprocess.run(command, cwd=ROOT, env=environment(), check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    "flag, expected",
+    [
+        ("--config.method=xr_quadratic", "choose one of xr_transformer, xr_linear"),
+        ("--config.ranker.rel_norm=l7", "ranker.rel_norm is 'l7'"),
+        ("--config.matcher.loss=hinge", "unknown config field 'matcher.loss'"),
+    ],
+)
+def test_a_bad_setting_is_one_line(data, tmp_path, flag, expected):
+    result = run("xrt_jax.main", *arguments(data, tmp_path / "w", flag))
+    assert result.returncode == 2 and expected in result.stderr and "Traceback" not in result.stderr

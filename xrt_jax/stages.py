@@ -1,0 +1,110 @@
+"""The stages of a run that XR-Transformer and XR-Linear share: work directory, data, features, trees, ranker.
+
+Every stage writes its result to the work directory, whole or not at all, and takes it from there the next time.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+from scipy.sparse import csr_matrix
+
+from xrt_jax.config import differences, to_json
+from xrt_jax.data.docstrings import build_docstring_dataset
+from xrt_jax.data.folders import Dataset, load_dataset
+from xrt_jax.data.tfidf import fit_tfidf, load_tfidf, save_tfidf, transform
+from xrt_jax.disk import clear_unfinished, read_json, write_json
+from xrt_jax.report import progress
+from xrt_jax.sparse import load_npz, save_npz
+from xrt_jax.tree.chain import load_chain, save_chain
+from xrt_jax.tree.kmeans import hierarchical_kmeans
+from xrt_jax.tree.label_embedding import pifa
+from xrt_jax.xlinear.folder import load_ranker, save_ranker
+from xrt_jax.xlinear.train import train_ranker
+
+
+def open_workdir(config: ConfigDict, workdir: Path) -> Path:
+    """Creates the work directory or takes up an earlier run in it; ValueError if that run had another config."""
+    new, path = to_json(config), workdir / "config.json"
+    if path.exists():
+        changed = differences(read_json(path), new)
+        if changed:
+            raise ValueError(
+                f"{workdir} belongs to a run with another config ({'; '.join(changed)}): use another --workdir"
+            )
+        clear_unfinished(workdir)
+    elif workdir.is_dir() and any(workdir.iterdir()):
+        raise ValueError(f"{workdir} is not empty and no work directory: use another --workdir")
+    write_json(path, new)
+    return workdir
+
+
+def load_data(config: ConfigDict, workdir: Path) -> Dataset:
+    """The data set of config.data.dir, or the embedded corpus, with a test split."""
+    folder = config.data.dir or build_docstring_dataset(
+        workdir / "data",
+        sources=list(config.docstrings.sources) or None,
+        nr_documents=config.docstrings.nr_documents,
+        seed=config.seed,
+    )
+    dataset = load_dataset(
+        folder,
+        trn_rows=config.data.trn_rows or None,
+        tst_rows=config.data.tst_rows or None,
+        dev_size=config.data.dev_size,
+    )
+    if dataset.tst is None:
+        raise ValueError(f"{folder} has no test split: add Y.tst.npz and X.tst.txt (or .npz, .npy)")
+    return dataset
+
+
+def require_texts(dataset: Dataset, folder: str) -> None:
+    """ValueError if the data set has features only."""
+    if dataset.trn.texts is None:
+        raise ValueError(f"{folder} has no X.trn.txt (or .gz, .xz): XR-Transformer needs the texts")
+
+
+def tree_settings(tree: ConfigDict) -> dict:
+    """The fields of a tree that decide its shape."""
+    return {"nr_splits": tree.nr_splits, "min_codes": tree.min_codes, "max_leaf_size": tree.max_leaf_size}
+
+
+def make_features(config: ConfigDict, dataset: Dataset, workdir: Path):
+    """(tfidf or None, X_trn, X_tst): the data set's own features, or TF-IDF fitted on the training texts."""
+    if dataset.trn.X is not None:
+        return None, dataset.trn.X, dataset.tst.X
+    folder = workdir / "tfidf"
+    if folder.is_dir() and (workdir / "X.trn.npz").exists():
+        tfidf, X_trn = load_tfidf(folder), load_npz(workdir / "X.trn.npz")
+    else:
+        tfidf, X_trn = fit_tfidf(dataset.trn.texts, **config.tfidf)
+        save_tfidf(folder, tfidf)
+        save_npz(workdir / "X.trn.npz", X_trn)
+    return tfidf, X_trn, transform(tfidf, dataset.tst.texts)
+
+
+def build_tree(tree: ConfigDict, seed: int, folder: Path, X, Y: csr_matrix):
+    """Hierarchical label tree by balanced k-means on PIFA label features."""
+    if not folder.is_dir():
+        chain = hierarchical_kmeans(
+            pifa(Y, X),
+            **tree_settings(tree),
+            spherical=tree.spherical,
+            kmeans_max_iter=tree.kmeans_max_iter,
+            seed=seed,
+            progress=progress,
+        )
+        save_chain(folder, chain)
+    return load_chain(folder)
+
+
+def rank(config: ConfigDict, folder: Path, X, Y: csr_matrix):
+    """Refined tree and linear ranker on features X: XR-Linear, and the last step of XR-Transformer."""
+    chain = build_tree(config.refined_tree, config.seed, folder / "tree", X, Y)
+    if not (folder / "ranker").is_dir():
+        save_ranker(folder / "ranker", train_ranker(X, Y, chain, **config.ranker, progress=progress))
+    return load_ranker(folder / "ranker")
+
+
+def percent(metrics: dict) -> dict[str, list[float]]:
+    """Fractions to percent with two decimals, as metrics.json holds them."""
+    return {name: [round(100 * float(value), 2) for value in values] for name, values in metrics.items()}
