@@ -12,14 +12,9 @@ import numpy as np
 import pytest
 from commands import ROOT, environment, run
 from scipy.sparse import csr_matrix, load_npz, save_npz
-from toy import NR_LABELS, arguments, toy_dataset, toy_split
+from toy import NR_LABELS, arguments, toy_split
 
 from xrt_jax.metrics import precision_recall
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return toy_dataset(tmp_path_factory.mktemp("toy") / "data")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from commands import ROOT, environment, run
 from scipy.sparse import csr_matrix
-from toy import toy_dataset, toy_split
+from toy import toy_split
 
 from xrt_jax.data.folders import Dataset, Split, save_dataset
 from xrt_jax.data.tfidf import fit_tfidf, transform
@@ -17,11 +17,6 @@ from xrt_jax.data.tfidf import fit_tfidf, transform
 def arguments(data, workdir, *more):
     tree = ["--config.refined_tree.nr_splits=4", "--config.refined_tree.max_leaf_size=6"]
     return ["--config=configs/xlinear.py", f"--config.data.dir={data}", f"--workdir={workdir}", *tree, *more]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return toy_dataset(tmp_path_factory.mktemp("toy") / "data")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +54,7 @@ def test_predict_with_a_model_of_texts(finished, tmp_path):
     assert result.returncode == 2 and "no encoder" in result.stderr and "Traceback" not in result.stderr
 
 
-def test_features_only(finished, data, tmp_path):
+def test_features_only(finished, tmp_path):
     """The same features, given, make the same model."""
     trn, tst = toy_split(300, 0), toy_split(80, 2)
     tfidf, X = fit_tfidf(trn.texts)
@@ -75,6 +70,11 @@ def test_features_only(finished, data, tmp_path):
     of_texts = json.loads((finished[0] / "metrics.json").read_text())["xr_linear"]
     assert json.loads((tmp_path / "w/metrics.json").read_text())["xr_linear"] == of_texts
     assert not (tmp_path / "w/model/tfidf").exists()
+    result = run("xrt_jax.predict", f"--model={tmp_path / 'w/model'}", f"--features={tmp_path / 'data/X.tst.npz'}")
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.splitlines()) == 80
+    result = run("xrt_jax.predict", f"--model={tmp_path / 'w/model'}")
+    assert result.returncode == 2 and "give the features" in result.stderr
 
 
 def test_jax_is_never_imported(data, tmp_path):

@@ -16,7 +16,9 @@ from xrt_jax.commands import given_features, open_output, read_input, run_comman
 def define_flags() -> None:
     """The command's flags."""
     flags.DEFINE_string("model", None, "Model folder.", required=True)
-    flags.DEFINE_string("input", "-", "Texts, one a line, plain or .gz or .xz; - for standard input.")
+    flags.DEFINE_string(
+        "input", "-", "Texts, one a line, plain or .gz or .xz; - for standard input. Features alone need none."
+    )
     flags.DEFINE_string("features", "", "Features of the texts (.npz, .npy), for models trained on given features.")
     flags.DEFINE_string("output", "-", "Where to write; - for standard output.")
     flags.DEFINE_integer("topk", 10, "Labels a text.", lower_bound=1)
@@ -29,7 +31,7 @@ def main(args) -> None:
     from xrt_jax.report import progress
 
     model = load_model(args.model)
-    texts = read_input(args.input)
+    texts = read_input(args.input) if model.encoder or model.tfidf else None
     with tempfile.TemporaryDirectory() as tmp:
         ranked = rank_texts(
             model,
