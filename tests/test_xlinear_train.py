@@ -140,6 +140,7 @@ def test_labels_without_parent_or_positives():
     C[4] = 0
     Y = Y.tolil()
     Y[:, 1] = 0
+    # solved to convergence: siblings share the order of their visits, so a missing one changes the last digits
     exact = {"threshold": 0.0, "eps": 1e-6, "max_iter": 5000}
     W = train_level(X, Y.tocsr(), C.tocsc(), M, **exact).toarray()
     whole = train_level(X, Y.tocsr(), problem()[2], M, **exact).toarray()
@@ -168,7 +169,7 @@ def test_result_does_not_depend_on_threads():
     settings = {"negative_sampling": ("tfn", "tfn+man", "man"), "only_topk": (2, 3, 4), "Cp": (3.0,)}
     threads, rankers = numba.get_num_threads(), []
     try:
-        for n in (1, 2, threads):
+        for n in (1, threads):
             numba.set_num_threads(n)
             rankers.append(train_ranker(X, Y, chain, **settings))
     finally:
@@ -196,6 +197,8 @@ def test_bad_levels_are_refused():
         train_level(X, Y, sp.csc_matrix(np.ones((L, K))), M)
     with pytest.raises(ValueError, match="Cn=0"):
         train_level(X, Y, C, M, Cn=0)
+    with pytest.raises(ValueError, match="choose one of L2R_L2LOSS_SVC_DUAL"):
+        train_level(X, Y, C, M, solver="L3")
     with pytest.raises(ValueError, match="pattern of Y"):
         train_level(X, Y, C, M, R=sp.csr_matrix(np.ones(Y.shape)))
     with pytest.raises(ValueError, match="no negative value"):

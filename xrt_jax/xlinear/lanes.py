@@ -19,9 +19,12 @@ _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 _FUSE = ("contract",)  # a multiplication and an addition may become one instruction
 
 
-def _pointer(context, builder, type_, array):
-    """Address of the first element of a numba array."""
-    return context.make_array(type_)(context, builder, array).data
+def _operands(context, builder, signature, args) -> list:
+    """Numbers as they are, of numba arrays the address of their first element."""
+    return [
+        context.make_array(t)(context, builder, a).data if isinstance(t, types.Array) else a
+        for t, a in zip(signature.args, args, strict=True)
+    ]
 
 
 def _int(value: int):
@@ -90,36 +93,26 @@ def _emit_add(builder, start, stop, row_of, values, step, W) -> None:
     _loop(builder, start, stop, 1, add)
 
 
+def _listed(builder, indices):
+    """k -> indices[k], uint32."""
+    return lambda k: builder.zext(builder.load(builder.gep(indices, [k])), _I64)
+
+
+def _following(builder, first):
+    """k -> first + k"""
+    return lambda k: builder.add(first, k)
+
+
 @intrinsic
 def dot_sparse(typingctx, start, stop, indices, values, W, out):
     """out float32 [LANES] += Σ values[k] · W[indices[k]], k from start to stop; indices uint32, W float32, C order."""
 
     def codegen(context, builder, signature, args):
-        pointers = [_pointer(context, builder, t, a) for t, a in zip(signature.args[2:], args[2:], strict=True)]
-
-        def row_of(k):
-            return builder.zext(builder.load(builder.gep(pointers[0], [k])), _I64)
-
-        _emit_dot(builder, args[0], args[1], row_of, *pointers[1:])
+        start, stop, indices, *arrays = _operands(context, builder, signature, args)
+        _emit_dot(builder, start, stop, _listed(builder, indices), *arrays)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, indices, values, W, out), codegen
-
-
-@intrinsic
-def dot_dense(typingctx, values, first, W, out):
-    """out float32 [LANES] += Σ values[j] · W[first + j]; values float32 [h], contiguous."""
-
-    def codegen(context, builder, signature, args):
-        x, _, W, out = (
-            a if t == types.int64 else _pointer(context, builder, t, a)
-            for t, a in zip(signature.args, args, strict=True)
-        )
-        length = context.make_array(signature.args[0])(context, builder, args[0]).nitems
-        _emit_dot(builder, _int(0), length, lambda k: builder.add(args[1], k), x, W, out)
-        return context.get_dummy_value()
-
-    return types.void(values, types.int64, W, out), codegen
 
 
 @intrinsic
@@ -127,31 +120,35 @@ def add_sparse(typingctx, start, stop, indices, values, step, W):
     """W[indices[k]] += values[k] · step float32 [LANES], k from start to stop."""
 
     def codegen(context, builder, signature, args):
-        pointers = [_pointer(context, builder, t, a) for t, a in zip(signature.args[2:], args[2:], strict=True)]
-
-        def row_of(k):
-            return builder.zext(builder.load(builder.gep(pointers[0], [k])), _I64)
-
-        _emit_add(builder, args[0], args[1], row_of, *pointers[1:])
+        start, stop, indices, *arrays = _operands(context, builder, signature, args)
+        _emit_add(builder, start, stop, _listed(builder, indices), *arrays)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, indices, values, step, W), codegen
 
 
 @intrinsic
-def add_dense(typingctx, values, first, step, W):
-    """W[first + j] += values[j] · step float32 [LANES]; values float32 [h], contiguous."""
+def dot_dense(typingctx, length, first, values, W, out):
+    """out float32 [LANES] += Σ values[j] · W[first + j], j below length; values float32, contiguous."""
 
     def codegen(context, builder, signature, args):
-        x, _, step, W = (
-            a if t == types.int64 else _pointer(context, builder, t, a)
-            for t, a in zip(signature.args, args, strict=True)
-        )
-        length = context.make_array(signature.args[0])(context, builder, args[0]).nitems
-        _emit_add(builder, _int(0), length, lambda k: builder.add(args[1], k), x, step, W)
+        length, first, *arrays = _operands(context, builder, signature, args)
+        _emit_dot(builder, _int(0), length, _following(builder, first), *arrays)
         return context.get_dummy_value()
 
-    return types.void(values, types.int64, step, W), codegen
+    return types.void(types.int64, types.int64, values, W, out), codegen
+
+
+@intrinsic
+def add_dense(typingctx, length, first, values, step, W):
+    """W[first + j] += values[j] · step float32 [LANES], j below length; values float32, contiguous."""
+
+    def codegen(context, builder, signature, args):
+        length, first, *arrays = _operands(context, builder, signature, args)
+        _emit_add(builder, _int(0), length, _following(builder, first), *arrays)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, values, step, W), codegen
 
 
 @njit(nogil=True)

@@ -121,11 +121,11 @@ def _descend(start, stop, indices, values, dense, rows, nr_sparse, norms, state,
             for b in range(LANES):
                 margins[b] = W[last, b] * bias
             dot_sparse(start[i], stop[i], indices, values, W, margins)
-            dot_dense(dense[rows[i]], nr_sparse, W, margins)
+            dot_dense(dense.shape[1], nr_sparse, dense[rows[i]], W, margins)
             moves, stays = _update_duals(state[i], lane, norms[i], squared)
             if moves:
                 add_sparse(start[i], stop[i], indices, values, margins, W)
-                add_dense(dense[rows[i]], nr_sparse, margins, W)
+                add_dense(dense.shape[1], nr_sparse, dense[rows[i]], margins, W)
                 for b in range(LANES):
                     W[last, b] += margins[b] * bias
             if stays:

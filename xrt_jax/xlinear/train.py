@@ -159,6 +159,8 @@ def train_level(
     Returns:
         W csc float32 [d + 1 or d, L].
     """
+    if solver not in SOLVERS:
+        raise ValueError(f"solver is {solver!r}: choose one of {', '.join(SOLVERS)}")
     if min(Cp, Cn) <= 0:
         raise ValueError(f"Cp={Cp} and Cn={Cn} must be above 0")
     X, Y, C, M = as_features(X), canonical(Y, "csc"), canonical(C, "csc"), canonical(M, "csc")
