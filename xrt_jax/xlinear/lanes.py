@@ -5,6 +5,8 @@ siblings side by side one visit serves all of them. LLVM does not vectorize such
 through memory), so the kernels spell the vectors out; every lane sums in the same order on every machine.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
@@ -14,12 +16,89 @@ from numba.extending import intrinsic
 LANES = 16  # float32: one 64-byte cache line
 UNROLL = 4  # independent sums that hide the latency of an addition
 
-_I32, _I64 = ir.IntType(32), ir.IntType(64)
+_I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
+_BITS = ir.IntType(LANES)
 _FUSE = ("contract",)  # a multiplication and an addition may become one instruction
 
 
-def _operands(context, builder, signature, args) -> list:
+class Lanes(NamedTuple):
+    """A vector of LANES floats, or after a comparison of LANES truth values, while code for it is generated."""
+
+    builder: ir.IRBuilder
+    value: object
+
+    def _with(self, instruction: str, other, *args, **kwargs):
+        return Lanes(self.builder, getattr(self.builder, instruction)(*args, self.value, other.value, **kwargs))
+
+    def __add__(self, other):
+        return self._with("fadd", other, flags=_FUSE)
+
+    def __sub__(self, other):
+        return self._with("fsub", other, flags=_FUSE)
+
+    def __mul__(self, other):
+        return self._with("fmul", other, flags=_FUSE)
+
+    def __truediv__(self, other):
+        return self._with("fdiv", other)
+
+    def __lt__(self, other):
+        return self._with("fcmp_ordered", other, "<")
+
+    def __gt__(self, other):
+        return self._with("fcmp_ordered", other, ">")
+
+    def __le__(self, other):
+        return self._with("fcmp_ordered", other, "<=")
+
+    def __ge__(self, other):
+        return self._with("fcmp_ordered", other, ">=")
+
+    def __and__(self, other):
+        return self._with("and_", other)
+
+    def __or__(self, other):
+        return self._with("or_", other)
+
+    def __invert__(self):
+        return Lanes(self.builder, self.builder.not_(self.value))
+
+    def where(self, yes, no):
+        """In each lane `yes` where this truth value holds, else `no`."""
+        return Lanes(self.builder, self.builder.select(self.value, yes.value, no.value))
+
+    def bits(self):
+        """The truth values as an integer of LANES bits, bit b for lane b."""
+        return self.builder.bitcast(self.value, _BITS)
+
+
+def constant(builder, value: float) -> Lanes:
+    """The value in every lane."""
+    return Lanes(builder, ir.Constant(_VECTOR, [value] * LANES))
+
+
+def spread(builder, scalar) -> Lanes:
+    """The float32 scalar in every lane."""
+    return Lanes(builder, _spread(builder, scalar))
+
+
+def truths(builder, bits) -> Lanes:
+    """Truth values from an integer of LANES bits."""
+    return Lanes(builder, builder.bitcast(bits, ir.VectorType(ir.IntType(1), LANES)))
+
+
+def load_lanes(builder, base, number: int) -> Lanes:
+    """The number-th LANES floats from the address `base` on."""
+    return Lanes(builder, _load(builder, _line(builder, base, _int(number))))
+
+
+def store_lanes(lanes: Lanes, base, number: int) -> None:
+    """Write to where load_lanes reads."""
+    _store(lanes.builder, lanes.value, _line(lanes.builder, base, _int(number)))
+
+
+def operands(context, builder, signature, args) -> list:
     """Numbers as they are, of numba arrays the address of their first element."""
     return [
         context.make_array(t)(context, builder, a).data if isinstance(t, types.Array) else a
@@ -108,7 +187,7 @@ def dot_sparse(typingctx, start, stop, indices, values, W, out):
     """out float32 [LANES] += Σ values[k] · W[indices[k]], k from start to stop; indices uint32, W float32, C order."""
 
     def codegen(context, builder, signature, args):
-        start, stop, indices, *arrays = _operands(context, builder, signature, args)
+        start, stop, indices, *arrays = operands(context, builder, signature, args)
         _emit_dot(builder, start, stop, _listed(builder, indices), *arrays)
         return context.get_dummy_value()
 
@@ -120,11 +199,44 @@ def add_sparse(typingctx, start, stop, indices, values, step, W):
     """W[indices[k]] += values[k] · step float32 [LANES], k from start to stop."""
 
     def codegen(context, builder, signature, args):
-        start, stop, indices, *arrays = _operands(context, builder, signature, args)
+        start, stop, indices, *arrays = operands(context, builder, signature, args)
         _emit_add(builder, start, stop, _listed(builder, indices), *arrays)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, indices, values, step, W), codegen
+
+
+def _emit_prefetch(builder, address) -> None:
+    pointer = builder.bitcast(address, _I8.as_pointer())
+    kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
+    prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+    read, keep, data = (ir.Constant(_I32, number) for number in (0, 3, 1))
+    builder.call(prefetch, [pointer, read, keep, data])
+
+
+@intrinsic
+def prefetch_lines(typingctx, start, stop, indices, W):
+    """Ask the cache for W[indices[k]], k from start to stop."""
+
+    def codegen(context, builder, signature, args):
+        start, stop, indices, W = operands(context, builder, signature, args)
+        row_of = _listed(builder, indices)
+        _loop(builder, start, stop, 1, lambda k: _emit_prefetch(builder, _line(builder, W, row_of(k))))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, indices, W), codegen
+
+
+@intrinsic
+def prefetch(typingctx, start, stop, array):
+    """Ask the cache for array[start:stop] of 4-byte items."""
+
+    def codegen(context, builder, signature, args):
+        start, stop, array = operands(context, builder, signature, args)
+        _loop(builder, start, stop, LANES, lambda k: _emit_prefetch(builder, builder.gep(array, [k])))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, array), codegen
 
 
 @intrinsic
@@ -132,7 +244,7 @@ def dot_dense(typingctx, length, first, values, W, out):
     """out float32 [LANES] += Σ values[j] · W[first + j], j below length; values float32, contiguous."""
 
     def codegen(context, builder, signature, args):
-        length, first, *arrays = _operands(context, builder, signature, args)
+        length, first, *arrays = operands(context, builder, signature, args)
         _emit_dot(builder, _int(0), length, _following(builder, first), *arrays)
         return context.get_dummy_value()
 
@@ -144,7 +256,7 @@ def add_dense(typingctx, length, first, values, step, W):
     """W[first + j] += values[j] · step float32 [LANES], j below length; values float32, contiguous."""
 
     def codegen(context, builder, signature, args):
-        length, first, *arrays = _operands(context, builder, signature, args)
+        length, first, *arrays = operands(context, builder, signature, args)
         _emit_add(builder, _int(0), length, _following(builder, first), *arrays)
         return context.get_dummy_value()
 

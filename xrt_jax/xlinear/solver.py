@@ -1,201 +1,400 @@
-"""Support vector machines of sibling labels by dual coordinate descent, LANES labels at a time, compiled.
+"""Linear classifiers of sibling labels, LANES of them at a time, compiled.
 
-For one label: min over w, b of  ½|w|² + ½b² + Σ_i c_i max(0, 1 - y_i (w·x_i + bias b))^p  with p = 2, or 1 for the
-L1 loss (LIBLINEAR's L2R_L2LOSS_SVC_DUAL and L2R_L1LOSS_SVC_DUAL as PECOS uses them: Hsieh et al. 2008, algorithm 3,
-with shrinking). Siblings visit their common instances together, in one order; each keeps its own duals, shrinks and
-stops by itself.
+For one label: min over w, b of  ½|w|² + ½b² + Σ_i c_i loss(y_i (w·x_i + bias b)), with LIBLINEAR's losses as PECOS uses
+them. Siblings visit their common instances together, in one order; each keeps its own duals, shrinks and stops by
+itself. The dual methods are here, the primal one in newton.py.
 """
+
+import math
 
 import numpy as np
 from numba import njit
 
-from xrt_jax.sparse import enlarged, lowest
-from xrt_jax.xlinear.lanes import LANES, add_dense, add_sparse, aligned_lines, dot_dense, dot_sparse
+from xrt_jax.sparse import lowest
+from xrt_jax.xlinear.hinge import (
+    HIGH,
+    INSTANCE,
+    LIVE,
+    LOW,
+    MARGIN,
+    MOVES,
+    NEW_HIGH,
+    NEW_LOW,
+    NR_MASKS,
+    POSITIVE,
+    SHRUNK,
+    SIBLINGS_STATE,
+    STAYS,
+    VISITED,
+    hinge_step,
+)
+from xrt_jax.xlinear.lanes import (
+    LANES,
+    add_dense,
+    add_sparse,
+    aligned_lines,
+    dot_dense,
+    dot_sparse,
+    prefetch,
+    prefetch_lines,
+)
+from xrt_jax.xlinear.newton import newton
 
+SQUARED_HINGE, HINGE, LOGISTIC, PRIMAL = range(4)
+# LIBLINEAR's names
+SOLVERS = {
+    "L2R_L2LOSS_SVC_DUAL": SQUARED_HINGE,
+    "L2R_L1LOSS_SVC_DUAL": HINGE,
+    "L2R_LR_DUAL": LOGISTIC,
+    "L2R_L2LOSS_SVC_PRIMAL": PRIMAL,
+}
 # Passes after which rows left out come back even if the rest has not converged: where eps is below what float32
 # resolves it never would, and a row left out too early would stay out.
 PASSES_SHRUNK = 64
-# A row's state, LANES floats each: dual, ±1 (0: not an instance of that label), cost term, 1 while it is visited.
-DUAL, SIGN, COST, ON = 0, LANES, 2 * LANES, 3 * LANES
-# The siblings' state: margin, then step; thresholds of shrinking; this pass's extreme projected gradients; 1 while a
-# sibling takes part; 1 once it has left rows out.
-MARGIN, HIGH, LOW, NEW_HIGH, NEW_LOW, LIVE, SHRUNK = (k * LANES for k in range(7))
+FAR = (
+    1 << 18
+)  # lines of weights (16 MiB) above which asking for them in advance pays: below, it costs half as much again
+INNER_STEPS = 100  # Newton steps on one dual of the logistic loss
 
 
 @njit(cache=True, nogil=True)
-def _squared_norms(start, stop, values, dense, rows, bias):
-    norms = np.empty(len(rows), np.float32)
-    for i in range(len(rows)):
-        total = bias * bias
-        for k in range(start[i], stop[i]):
-            total += values[k] * values[k]
-        for j in range(dense.shape[1]):
-            total += dense[rows[i], j] * dense[rows[i], j]
-        norms[i] = total
-    return norms
+def _squared_norms(group, bias):
+    """|x|² with the bias, and of it the part over own features: float32 [m] each."""
+    m = len(group.start)
+    norms, own_squares = np.empty(m, np.float32), np.empty(m, np.float32)
+    for i in range(m):
+        own = np.float32(0)
+        for e in range(group.own_ptr[i], group.own_ptr[i + 1]):
+            own += group.own_values[e] * group.own_values[e]
+        total = own + bias * bias
+        for k in range(group.start[i], group.stop[i]):
+            total += group.values[k] * group.values[k]
+        for value in group.dense[group.rows[i]]:
+            total += value * value
+        norms[i], own_squares[i] = total, own
+    return norms, own_squares
 
 
 @njit(cache=True, nogil=True)
-def _instance_states(nr_rows, nr_shared, pos_ptr, pos_local, pos_cost, Cp, Cn, squared):
-    """State of every row, float32 [m, 4 LANES]: the shared rows are negatives, unless they are positives."""
-    state = np.zeros((nr_rows, 4 * LANES), np.float32)
-    nr_labels = len(pos_ptr) - 1
-    negative = np.float32(0.5 / Cn if squared else Cn)
-    for i in range(nr_shared):
-        for b in range(nr_labels):
-            state[i, SIGN + b], state[i, COST + b] = -1, negative
-    for b in range(nr_labels):
-        for j in range(pos_ptr[b], pos_ptr[b + 1]):
-            # an instance that costs nothing is no part of the problem
-            cost = Cp * pos_cost[j]
-            state[pos_local[j], SIGN + b] = 1 if cost > 0 else 0
-            state[pos_local[j], COST + b] = (0.5 / cost if squared else cost) if cost > 0 else 0
-    state[:, ON : ON + LANES] = np.abs(state[:, SIGN : SIGN + LANES])
-    return state
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _update_duals(row, lane, norm, squared):
-    """One step of the descent on one row in every lane; lane's margins become steps.
+def _instances(nr_rows, nr_shared, pos_ptr, pos_local, pos_cost, Cp, weighted):
+    """Who is an instance of whom: the shared rows are negatives, unless they are positives.
 
     Returns:
-        whether a lane moves, whether a lane will visit the row again.
+        masks uint16 [m, NR_MASKS] (hinge.py), and the cost of positives float32 [m, LANES] if `weighted`, which says
+        that pos_cost is not 1 throughout, else [1, LANES]. An instance that costs nothing is none.
     """
-    moves, stays = np.float32(0), np.float32(0)
-    inf, zero = np.float32(np.inf), np.float32(0)
-    for b in range(LANES):
-        dual, sign, cost = row[DUAL + b], row[SIGN + b], row[COST + b]
-        diagonal = cost if squared else zero
-        upper = inf if squared else cost
-        gradient = sign * lane[MARGIN + b] - np.float32(1) + dual * diagonal
-        at_zero, at_upper = dual <= zero, dual >= upper
-        shrinks = (at_zero & (gradient > lane[HIGH + b])) | (at_upper & (gradient < lane[LOW + b]))
-        on = row[ON + b] if lane[LIVE + b] > zero else zero
-        kept = zero if shrinks else on
-        projected = min(gradient, zero) if at_zero else gradient
-        projected = max(projected, zero) if at_upper else projected
-        projected = projected if kept > zero else zero
-        lane[NEW_HIGH + b] = max(lane[NEW_HIGH + b], projected if kept > zero else -inf)
-        lane[NEW_LOW + b] = min(lane[NEW_LOW + b], projected if kept > zero else inf)
-        target = min(max(dual - gradient / (norm + diagonal), zero), upper)
-        target = target if abs(projected) > np.float32(1e-12) else dual
-        step = sign * (target - dual)
-        row[DUAL + b] = target
-        row[ON + b] = kept if on > zero else row[ON + b]
-        lane[SHRUNK + b] = max(lane[SHRUNK + b], on - kept)
-        lane[MARGIN + b] = step
-        moves = max(moves, abs(step))
-        stays = max(stays, kept)
-    return moves > zero, stays > zero
+    masks = np.zeros((nr_rows, NR_MASKS), np.uint16)
+    cost = np.full((nr_rows if weighted else 1, LANES), Cp, np.float32)
+    nr_labels = len(pos_ptr) - 1
+    masks[:nr_shared, INSTANCE] = (1 << nr_labels) - 1
+    for b in range(nr_labels):
+        bit = np.uint16(1 << b)
+        for j in range(pos_ptr[b], pos_ptr[b + 1]):
+            i = pos_local[j]
+            if weighted:
+                cost[i, b] = Cp * pos_cost[j]
+            if pos_cost[j] > 0:
+                masks[i, INSTANCE] |= bit
+                masks[i, POSITIVE] |= bit
+            else:
+                masks[i, INSTANCE] &= ~bit
+    return masks, cost
 
 
 @njit(cache=True, nogil=True)
-def _descend(start, stop, indices, values, dense, rows, nr_sparse, norms, state, squared, bias, eps, max_iter, W):
-    """Dual coordinate descent in all lanes; W (zeros) receives the solutions, its last row the bias.
+def _is(mask, b):
+    """Bit b of a mask."""
+    return (mask >> np.uint16(b)) & np.uint16(1) != 0
+
+
+@njit(cache=True, nogil=True)
+def _sign(masks, b):
+    """±1 as the row with these masks is a positive or a negative of label b, 0 if neither; float32."""
+    if not _is(masks[INSTANCE], b):
+        return np.float32(0)
+    return np.float32(1) if _is(masks[POSITIVE], b) else np.float32(-1)
+
+
+@njit(cache=True, nogil=True)
+def _shuffle(order, size, random):
+    """Shuffle order[:size]; the generator's next state. xorshift64 (Marsaglia 2003)."""
+    for s in range(size - 1, 0, -1):
+        random ^= random << np.uint64(13)
+        random ^= random >> np.uint64(7)
+        random ^= random << np.uint64(17)
+        # multiply and shift make a number below s + 1 without a division
+        t = np.int64(((random >> np.uint64(32)) * np.uint64(s + 1)) >> np.uint64(32))
+        order[s], order[t] = order[t], order[s]
+    return random
+
+
+@njit(cache=True, nogil=True)
+def _margins(group, i, constant, W, margins):
+    """margins [LANES] = w·x + bias·b of row i, without its own features."""
+    margins[:] = 0
+    dot_sparse(group.start[i], group.stop[i], group.indices, group.values, W, margins)
+    dot_dense(group.dense.shape[1], group.nr_places, group.dense[group.rows[i]], W, margins)
+    dot_dense(1, len(W) - 1, constant, W, margins)
+
+
+@njit(cache=True, nogil=True)
+def _move(group, i, constant, step, W):
+    """W += step [LANES] times row i, without its own features."""
+    add_sparse(group.start[i], group.stop[i], group.indices, group.values, step, W)
+    add_dense(group.dense.shape[1], group.nr_places, group.dense[group.rows[i]], step, W)
+    add_dense(1, len(W) - 1, constant, step, W)
+
+
+# ---------------------------------------------------------------------------- hinge losses
+
+
+@njit(cache=True, nogil=True)
+def _prefetch_next(group, order, s, active, duals, W):
+    """Ask for what the visits after the s-th are going to touch: they are in random order."""
+    if s + 2 < active:
+        after = order[s + 2]
+        prefetch(group.start[after], group.stop[after], group.indices)
+        prefetch(group.start[after], group.stop[after], group.values)
+        prefetch(0, LANES, duals[after])
+    if s + 1 < active:
+        following = order[s + 1]
+        prefetch_lines(group.start[following], group.stop[following], group.indices, W)
+
+
+@njit(cache=True, nogil=True)
+def _descend_hinge(group, norms, own_squares, masks, cost, Cn, squared, constant, eps, max_iter, duals, W):
+    """Dual coordinate descent in all lanes; duals [m, LANES] and W (zeros) receive the solutions.
 
     A label stops when its projected gradients span at most eps over all its instances. Instances whose dual sits at a
     bound, with a gradient beyond the last pass's extreme, are left out until the rest has converged; they come back for
     all labels at once, so that the labels' full passes coincide.
     """
-    lane = np.zeros(7 * LANES, np.float32)
-    margins = lane[:LANES]
+    siblings = np.zeros((SIBLINGS_STATE, LANES), np.float32)
+    margins = siblings[MARGIN]
     passes, done = np.zeros(LANES, np.int64), np.zeros(LANES, np.bool_)
-    lane[HIGH : HIGH + LANES], lane[LOW : LOW + LANES] = np.inf, -np.inf
-    order, active, last = np.arange(len(rows)), len(rows), len(W) - 1
+    siblings[HIGH], siblings[LOW] = np.inf, -np.inf
+    if squared:
+        cost = np.float32(0.5) / cost
+        Cn = np.float32(0.5) / Cn
+    masks[:, VISITED] = masks[:, INSTANCE]
+    order = np.flatnonzero(masks[:, INSTANCE])
+    active = len(order)
     for b in range(LANES):
-        lane[LIVE + b] = np.max(np.abs(state[:, SIGN + b])) if len(rows) else 0
-        done[b] = lane[LIVE + b] == 0
-    random = np.uint64(88172645463325252)
+        for i in order:
+            if _is(masks[i, INSTANCE], b):
+                siblings[LIVE, b] = 1
+                break
+        done[b] = siblings[LIVE, b] == 0
+    far, random = len(W) > FAR, np.uint64(88172645463325252)
     while not done.all():
-        lane[NEW_HIGH : NEW_HIGH + LANES], lane[NEW_LOW : NEW_LOW + LANES] = -np.inf, np.inf
-        for s in range(active - 1, 0, -1):
-            # xorshift64 (Marsaglia 2003); multiply and shift make a number below s + 1 without a division
-            random ^= random << np.uint64(13)
-            random ^= random >> np.uint64(7)
-            random ^= random << np.uint64(17)
-            t = np.int64(((random >> np.uint64(32)) * np.uint64(s + 1)) >> np.uint64(32))
-            order[s], order[t] = order[t], order[s]
+        siblings[NEW_HIGH], siblings[NEW_LOW] = -np.inf, np.inf
+        random = _shuffle(order, active, random)
         s = 0
         while s < active:
             i = order[s]
-            for b in range(LANES):
-                margins[b] = W[last, b] * bias
-            dot_sparse(start[i], stop[i], indices, values, W, margins)
-            dot_dense(dense.shape[1], nr_sparse, dense[rows[i]], W, margins)
-            moves, stays = _update_duals(state[i], lane, norms[i], squared)
-            if moves:
-                add_sparse(start[i], stop[i], indices, values, margins, W)
-                add_dense(dense.shape[1], nr_sparse, dense[rows[i]], margins, W)
-                for b in range(LANES):
-                    W[last, b] += margins[b] * bias
-            if stays:
+            if far:
+                _prefetch_next(group, order, s, active, duals, W)
+            _margins(group, i, constant, W, margins)
+            costs = cost[i if len(cost) > 1 else 0]
+            result = hinge_step(duals[i], masks[i], costs, Cn, siblings, norms[i], own_squares[i], squared)
+            if result & MOVES:
+                _move(group, i, constant, margins, W)
+            if result & STAYS:
                 s += 1
             else:
                 active -= 1
                 order[s], order[active] = order[active], order[s]
-        _close_pass(lane, passes, done, eps, max_iter)
-        if not np.any(lane[LIVE : LIVE + LANES]):
+        _close_pass(siblings, passes, done, eps, max_iter)
+        if not np.any(siblings[LIVE]):
             # what has converged without the rows left out is looked at with them
-            lane[LIVE : LIVE + LANES] = ~done
-            lane[HIGH : HIGH + LANES], lane[LOW : LOW + LANES] = np.inf, -np.inf
-            lane[SHRUNK : SHRUNK + LANES] = 0
-            state[:, ON : ON + LANES] = np.abs(state[:, SIGN : SIGN + LANES])
-            active = len(rows)
+            siblings[LIVE] = ~done
+            siblings[HIGH], siblings[LOW], siblings[SHRUNK] = np.inf, -np.inf, 0
+            masks[:, VISITED] = masks[:, INSTANCE]
+            active = len(order)
 
 
 @njit(cache=True, nogil=True)
-def _close_pass(lane, passes, done, eps, max_iter):
+def _close_pass(siblings, passes, done, eps, max_iter):
     """Which labels are done, which wait, and the others' thresholds of shrinking."""
     for b in range(LANES):
-        if lane[LIVE + b] == 0:
+        if siblings[LIVE, b] == 0:
             continue
         passes[b] += 1
-        high, low = lane[NEW_HIGH + b], lane[NEW_LOW + b]
+        high, low = siblings[NEW_HIGH, b], siblings[NEW_LOW, b]
         converged = high - low <= eps
         if converged or passes[b] == max_iter or passes[b] % PASSES_SHRUNK == 0:
-            done[b] = (converged and lane[SHRUNK + b] == 0) or passes[b] == max_iter
-            lane[LIVE + b] = 0
-        lane[HIGH + b] = high if high > 0 else np.inf
-        lane[LOW + b] = low if low < 0 else -np.inf
+            done[b] = (converged and siblings[SHRUNK, b] == 0) or passes[b] == max_iter
+            siblings[LIVE, b] = 0
+        siblings[HIGH, b] = high if high > 0 else np.inf
+        siblings[LOW, b] = low if low < 0 else -np.inf
+
+
+# ---------------------------------------------------------------------------- logistic loss
 
 
 @njit(cache=True, nogil=True)
-def _kept(w, threshold, max_nonzeros):
-    """Positions of w to store: not 0, |w| ≥ threshold, of these the max_nonzeros (0: all) largest |w|; ascending."""
-    magnitude = np.abs(w)
-    position, size = np.empty(len(w), np.int64), 0
-    for j in range(len(w)):
-        if magnitude[j] >= threshold and magnitude[j] > 0:
-            position[size] = j
-            size += 1
-    if 0 < max_nonzeros < size:
-        largest = lowest(-magnitude, max_nonzeros)
-        size = 0
-        for j in range(len(w)):
-            if largest[j]:
-                position[size] = j
-                size += 1
-    return position[:size]
+def _logistic_step(dual, rest, sign, margin, norm, inner_eps):
+    """Minimise over one dual of the logistic loss (Yu, Huang and Lin 2011, algorithm 5).
+
+    Args:
+        dual, rest: the dual, and the cost less the dual: float32 cannot tell one from the other where it is tiny.
+        sign: ±1; margin: w·x + bias·b; norm: |x|² with the bias.
+        inner_eps: the Newton steps end at a derivative below this.
+
+    Returns:
+        new dual, new rest, |derivative| at the start, number of Newton steps.
+    """
+    cost, slope = np.float64(dual) + np.float64(rest), np.float64(sign * margin)
+    flipped = 0.5 * norm * (rest - dual) + slope < 0
+    old = np.float64(rest if flipped else dual)
+    if flipped:
+        slope = -slope
+    z = 0.1 * old if cost - old < 0.5 * cost else old
+    derivative = norm * (z - old) + slope + math.log(z / (cost - z))
+    violation, steps = abs(derivative), 0
+    while steps < INNER_STEPS and abs(derivative) >= inner_eps:
+        newton_z = z - derivative / (norm + cost / (cost - z) / z)
+        z = newton_z if newton_z > 0 else 0.1 * z
+        derivative = norm * (z - old) + slope + math.log(z / (cost - z))
+        steps += 1
+    if steps == 0:
+        z = old
+    low, high = np.float32(z), np.float32(cost - z)
+    return (high, low, violation, steps) if flipped else (low, high, violation, steps)
+
+
+@njit(cache=True, nogil=True)
+def _descend_logistic(group, norms, own_squares, masks, cost, Cn, constant, eps, max_iter, duals, W):
+    """Dual coordinate descent of the logistic loss in all lanes; duals and W (zeros) receive the solutions.
+
+    A label stops when no derivative of a pass exceeds eps.
+    """
+    order = np.flatnonzero(masks[:, INSTANCE])
+    rests = np.zeros_like(duals)
+    nr_instances = np.zeros(LANES, np.int64)
+    margins, step = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
+    for i in order:
+        for b in range(LANES):
+            sign = _sign(masks[i], b)
+            if sign != 0:
+                C = cost[i if len(cost) > 1 else 0, b] if sign > 0 else Cn
+                duals[i, b] = min(0.001 * C, 1e-8)
+                rests[i, b] = C - duals[i, b]
+                nr_instances[b] += 1
+            step[b] = sign * duals[i, b]
+        _move(group, i, constant, step, W)
+    live = nr_instances > 0
+    inner_eps, least_inner_eps = np.full(LANES, 1e-2), min(1e-8, eps)
+    random = np.uint64(88172645463325252)
+    for _ in range(max_iter):
+        worst, newton_steps = np.zeros(LANES), np.zeros(LANES, np.int64)
+        random = _shuffle(order, len(order), random)
+        for i in order:
+            _margins(group, i, constant, W, margins)
+            for b in range(LANES):
+                sign = _sign(masks[i], b) if live[b] else np.float32(0)
+                step[b] = 0
+                if sign != 0:
+                    margin = margins[b] + own_squares[i] * sign * duals[i, b]
+                    dual, rest, violation, steps = _logistic_step(
+                        duals[i, b], rests[i, b], sign, margin, norms[i], inner_eps[b]
+                    )
+                    step[b] = sign * (dual - duals[i, b])
+                    duals[i, b], rests[i, b] = dual, rest
+                    worst[b] = max(worst[b], violation)
+                    newton_steps[b] += steps
+            if np.any(step != 0):
+                _move(group, i, constant, step, W)
+        for b in range(LANES):
+            live[b] = live[b] and worst[b] >= eps
+            if newton_steps[b] <= nr_instances[b] // 10:
+                inner_eps[b] = max(least_inner_eps, 0.1 * inner_eps[b])
+        if not live.any():
+            break
+
+
+# ---------------------------------------------------------------------------- weights
+
+
+@njit(cache=True, nogil=True)
+def _line(group, row_of, place, W, masks, duals, line):
+    """line [LANES]: the weights of a sparse feature."""
+    if place >= 0:
+        line[:] = W[place]
+    else:
+        row = row_of[-1 - place]
+        for b in range(LANES):
+            line[b] = group.own_values[-1 - place] * _sign(masks[row], b) * duals[row, b]
+
+
+@njit(cache=True, nogil=True)
+def _collect(group, nr_sparse, W, masks, duals, nr_labels, threshold, max_nonzeros):
+    """Weights to store: not 0, |w| ≥ threshold, of a label the max_nonzeros (0: all) largest, features ascending.
+
+    Returns:
+        count int64 [labels], feature int32 [sum], weight float32 [sum], label after label.
+    """
+    row_of = np.empty(len(group.own_values), np.int64)
+    for i in range(len(group.own_ptr) - 1):
+        row_of[group.own_ptr[i] : group.own_ptr[i + 1]] = i
+    line = np.empty(LANES, np.float32)
+    fill = np.zeros(LANES + 1, np.int64)
+    nr_sparse_here = len(group.features)
+    feature, weight = np.empty(0, np.int32), np.empty(0, np.float32)
+    for filling in (False, True):
+        if filling:
+            fill = np.cumsum(fill)
+            feature, weight = np.empty(fill[-1], np.int32), np.empty(fill[-1], np.float32)
+        for j in range(nr_sparse_here + len(W) - group.nr_places):
+            if j < nr_sparse_here:
+                _line(group, row_of, group.place[j], W, masks, duals, line)
+                name = np.int64(group.features[j])
+            else:
+                line[:] = W[group.nr_places + j - nr_sparse_here]
+                name = nr_sparse + j - nr_sparse_here
+            for b in range(nr_labels):
+                if abs(line[b]) >= threshold and line[b] != 0:
+                    if filling:
+                        feature[fill[b]], weight[fill[b]] = name, line[b]
+                        fill[b] += 1
+                    else:
+                        fill[b + 1] += 1
+    return _largest(feature, weight, fill[:nr_labels], max_nonzeros)
+
+
+@njit(cache=True, nogil=True)
+def _largest(feature, weight, end, max_nonzeros):
+    """Of each label, the entries up to end[b], the max_nonzeros (0: all) largest |weights|; count, feature, weight."""
+    count = np.empty(len(end), np.int64)
+    used = first = 0
+    for b in range(len(end)):
+        kept = np.ones(end[b] - first, np.uint8)
+        if 0 < max_nonzeros < len(kept):
+            kept = lowest(-np.abs(weight[first : end[b]]), max_nonzeros)
+        count[b] = used
+        for j in range(len(kept)):
+            if kept[j]:
+                feature[used], weight[used] = feature[first + j], weight[first + j]
+                used += 1
+        count[b] = used - count[b]
+        first = end[b]
+    return count, feature[:used].copy(), weight[:used].copy()
 
 
 @njit(cache=True, nogil=True)
 def solve_siblings(
-    start,
-    stop,
-    indices,
-    values,
+    group,
     nr_sparse,
-    dense,
-    rows,
     nr_shared,
     pos_ptr,
     pos_local,
     pos_cost,
-    squared,
+    solver,
     Cp,
     Cn,
     bias,
     eps,
+    newton_eps,
     max_iter,
     threshold,
     max_nonzeros,
@@ -203,35 +402,32 @@ def solve_siblings(
     """Solve up to LANES labels that share their negatives.
 
     Args:
-        start, stop: int64 [m], indices: uint32, values: float32: sparse part of the m rows, columns below nr_sparse.
-        dense: float32 [n, h]; rows: int64 [m], the rows' places in it.
+        group: Instances (instances.py), for PRIMAL without own features.
+        nr_sparse: sparse features of the whole problem; the dense ones and the bias come after them.
         nr_shared: the first so many rows belong to every label; a later one only to labels that it is a positive of.
-        pos_ptr: int64 [labels + 1]; pos_local: int64, positives of each label as places in `rows`; pos_cost: float32.
-        squared: whether the hinge is squared.
+        pos_ptr: int64 [labels + 1]; pos_local: int64, positives of each label as rows of the group; pos_cost: float32.
+        solver: one of SOLVERS' values.
         Cp, Cn: cost of positives (times pos_cost) and negatives.
         bias: value of the constant feature; 0 for none.
-        eps, max_iter: stopping rule of the descent.
+        eps, newton_eps, max_iter: stopping rules of the dual methods, of the primal one, most passes of the dual ones.
         threshold, max_nonzeros: which weights are kept.
 
     Returns:
-        count int64 [labels], column int64 [sum], weight float32 [sum]; columns: sparse, then dense, then the bias.
+        count int64 [labels], feature int32 [sum], weight float32 [sum], label after label, features ascending.
     """
-    bias = np.float32(bias)
-    norms = _squared_norms(start, stop, values, dense, rows, bias)
-    state = _instance_states(len(rows), nr_shared, pos_ptr, pos_local, pos_cost, Cp, Cn, squared)
-    W = aligned_lines(nr_sparse + dense.shape[1] + 1)
-    _descend(start, stop, indices, values, dense, rows, nr_sparse, norms, state, squared, bias, eps, max_iter, W)
-    nr_labels = len(pos_ptr) - 1
-    count = np.zeros(nr_labels, np.int64)
-    column, weight = np.empty(1024, np.int64), np.empty(1024, np.float32)
-    used = 0
-    for b in range(nr_labels):
-        w = W[:, b].copy()
-        kept = _kept(w, threshold, max_nonzeros)
-        if used + len(kept) > len(column):
-            column, weight = enlarged(column, used + len(kept)), enlarged(weight, used + len(kept))
-        for j in kept:
-            column[used], weight[used] = j, w[j]
-            used += 1
-        count[b] = len(kept)
-    return count, column[:used].copy(), weight[:used].copy()
+    constant = np.full(1, bias, np.float32)
+    Cp, Cn = np.float32(Cp), np.float32(Cn)
+    weighted = np.any(pos_cost != 1)
+    masks, cost = _instances(len(group.start), nr_shared, pos_ptr, pos_local, pos_cost, Cp, weighted)
+    duals = np.zeros((len(masks), LANES), np.float32)
+    W = aligned_lines(group.nr_places + group.dense.shape[1] + 1)
+    if solver == PRIMAL:
+        newton(group, masks, cost, Cn, constant, newton_eps, W)
+        return _collect(group, nr_sparse, W, masks, duals, len(pos_ptr) - 1, threshold, max_nonzeros)
+    norms, own_squares = _squared_norms(group, constant[0])
+    if solver == LOGISTIC:
+        _descend_logistic(group, norms, own_squares, masks, cost, Cn, constant, eps, max_iter, duals, W)
+    else:
+        squared = solver == SQUARED_HINGE
+        _descend_hinge(group, norms, own_squares, masks, cost, Cn, squared, constant, eps, max_iter, duals, W)
+    return _collect(group, nr_sparse, W, masks, duals, len(pos_ptr) - 1, threshold, max_nonzeros)

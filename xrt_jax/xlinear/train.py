@@ -17,15 +17,14 @@ from xrt_jax.sparse import (
     scale_rows,
     thread_map,
     tracked,
-    view_rows,
 )
 from xrt_jax.tree.chain import aggregate_labels, check_chain, per_level
+from xrt_jax.xlinear.instances import gather
 from xrt_jax.xlinear.lanes import LANES
 from xrt_jax.xlinear.predict import POST_PROCESSORS, advance, prepare_level, root_beam
-from xrt_jax.xlinear.solver import solve_siblings
+from xrt_jax.xlinear.solver import PRIMAL, SOLVERS, solve_siblings
 
-# LIBLINEAR's names; whether the hinge is squared
-SOLVERS = {"L2R_L2LOSS_SVC_DUAL": True, "L2R_L1LOSS_SVC_DUAL": False}
+GROUPS_PER_JOB = 8
 
 
 class Level(NamedTuple):
@@ -54,46 +53,52 @@ Ranker = list[Level]
 
 class _Job(NamedTuple):
     parent: int
-    labels: np.ndarray
+    labels: list[np.ndarray]  # siblings in groups that are solved together
 
 
-def _jobs(C: sp.csc_matrix) -> list[_Job]:
-    """Siblings in groups that are solved together, clusters in order; the same whatever the number of threads."""
+def _jobs(M: sp.csc_matrix, C: sp.csc_matrix) -> list[_Job]:
+    """Work for one thread each: groups of siblings whose instances are gathered once; clusters in order.
+
+    The groups are the same whatever the number of threads. Where gathering costs nothing because a cluster has half of
+    all instances or more, each group is a job.
+    """
     siblings = np.split(C.indices, C.indptr[1:-1])
-    return [
-        _Job(parent, labels)
-        for parent, children in enumerate(siblings)
-        for labels in np.array_split(children, -(-len(children) // LANES) or 1)
-        if len(labels)
-    ]
+    jobs = []
+    for parent, children in enumerate(siblings):
+        groups = np.array_split(children, -(-len(children) // LANES) or 1) if len(children) else []
+        a_job = 1 if 2 * (M.indptr[parent + 1] - M.indptr[parent]) >= M.shape[0] else GROUPS_PER_JOB
+        jobs += [_Job(parent, groups[first : first + a_job]) for first in range(0, len(groups), a_job)]
+    return jobs
 
 
-def _local_rows(shared: np.ndarray, positives: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of a job (the shared ones, then positives outside them) and the place of each positive in them; int64."""
-    place = np.searchsorted(shared, positives)
-    inside = place < len(shared)
-    inside[inside] = shared[place[inside]] == positives[inside]
-    if inside.all():
-        return shared, place
-    outside, rank = np.unique(positives[~inside], return_inverse=True)
-    place[~inside] = len(shared) + rank
-    return np.concatenate([shared, outside]), place
+def _add_outside(shared: np.ndarray, positives: np.ndarray) -> np.ndarray:
+    """The shared rows, ascending, then the positives outside them, ascending; int64."""
+    return np.concatenate([shared, np.setdiff1d(positives, shared)]) if len(positives) else shared
+
+
+def _places(rows: np.ndarray, nr_shared: int, positives: np.ndarray) -> np.ndarray:
+    """Place of each positive in the rows of _add_outside; int64."""
+    place = np.searchsorted(rows[:nr_shared], positives)
+    outside = rows[np.minimum(place, len(rows) - 1)] != positives
+    outside |= place == nr_shared
+    place[outside] = nr_shared + np.searchsorted(rows[nr_shared:], positives[outside])
+    return place
 
 
 def _solve_job(X, Y, M, cost, options, job: _Job):
     """Weights of a job's labels: count [labels], feature ids and weights one label after the other."""
     shared = M.indices[M.indptr[job.parent] : M.indptr[job.parent + 1]].astype(np.int64)
-    spans = [slice(Y.indptr[label], Y.indptr[label + 1]) for label in job.labels]
-    pos_ptr = np.concatenate([[0], np.cumsum([span.stop - span.start for span in spans])])
-    positives = np.concatenate([Y.indices[span] for span in spans]).astype(np.int64)
-    pos_cost = np.concatenate([cost[span] for span in spans])
-    rows, pos_local = _local_rows(shared, positives)
-    view = view_rows(X, rows)
-    columns = np.concatenate([view.columns, X.nr_sparse + np.arange(X.dense.shape[1] + 1)]).astype(np.int64)
-    count, column, weight = solve_siblings(
-        *view[:4], len(view.columns), X.dense, rows, len(shared), pos_ptr, pos_local, pos_cost, *options
-    )
-    return count, columns[column].astype(np.int32), weight
+    spans = [[slice(Y.indptr[label], Y.indptr[label + 1]) for label in labels] for labels in job.labels]
+    positives = [np.concatenate([Y.indices[span] for span in group]).astype(np.int64) for group in spans]
+    rows = _add_outside(shared, np.concatenate(positives))
+    group = gather(X, rows, least=1 if options[0] == PRIMAL else 2)
+    parts = []
+    for of_label, of_group in zip(spans, positives, strict=True):
+        pos_ptr = np.concatenate([[0], np.cumsum([span.stop - span.start for span in of_label])])
+        pos_cost = np.concatenate([cost[span] for span in of_label])
+        place = _places(rows, len(shared), of_group)
+        parts.append(solve_siblings(group, X.nr_sparse, len(shared), pos_ptr, place, pos_cost, *options))
+    return tuple(np.concatenate(piece) for piece in zip(*parts, strict=True))
 
 
 def _costs(Y: sp.csc_matrix, R) -> np.ndarray:
@@ -132,6 +137,7 @@ def train_level(
     threshold: float = 0.1,
     max_nonzeros_per_label: int = 0,
     eps: float = 0.1,
+    newton_eps: float = 0.01,
     max_iter: int = 100,
     bias: float = 1.0,
     progress=None,
@@ -151,8 +157,9 @@ def train_level(
         Cp, Cn: cost of positives and negatives.
         threshold: smaller |weights| are dropped; zeros always are.
         max_nonzeros_per_label: keep at most so many largest |weights| of a label; 0 for all.
-        eps: largest span of projected gradients at the end.
-        max_iter: most passes over the instances.
+        eps: the dual solvers end at this span of the projected gradients (hinge), or largest derivative (logistic).
+        newton_eps: the primal solver ends at this share of the gradient's first norm.
+        max_iter: most passes of the dual solvers over the instances.
         bias: value of the constant feature whose weight becomes the last row; 0 or less for none.
         progress: called as progress(total labels, description).
 
@@ -172,15 +179,19 @@ def train_level(
         float(Cn),
         bias,
         float(eps),
+        float(newton_eps),
         int(max_iter),
         float(threshold),
         int(max_nonzeros_per_label),
     )
     solve = partial(_solve_job, feature_arrays(X), Y, M, _costs(Y, R), options)
-    jobs = _jobs(C)
+    jobs = _jobs(M, C)
     parts = list(
         tracked(
-            thread_map(solve, jobs), [len(job.labels) for job in jobs], progress, f"training {Y.shape[1]} classifiers"
+            thread_map(solve, jobs),
+            [sum(map(len, job.labels)) for job in jobs],
+            progress,
+            f"training {Y.shape[1]} classifiers",
         )
     )
     return _assemble(parts, C.indices, (nr_features(X) + (bias > 0), Y.shape[1]))
