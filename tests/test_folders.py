@@ -130,7 +130,7 @@ def test_empty_texts_are_one_warning(folder, caplog):
     with caplog.at_level(logging.WARNING):
         found = load_dataset(folder)
     assert found.trn.texts[2] == " "
-    assert len(caplog.records) == 1
+    assert sum("texts are empty" in record.message for record in caplog.records) == 1
     assert "2 of 12 texts are empty, the first in row 2" in caplog.text
 
 
@@ -184,6 +184,8 @@ BROKEN = {
     "pickle": (write_pickle, "not a sparse matrix"),
     "corrupt indices": (write_corrupt_indices, "not a sparse matrix"),
     "utf-8": (lambda folder: (folder / "X.trn.txt").write_bytes(b"a\nb\nc\xff\n"), "line 3 is not UTF-8"),
+    "no label columns": (write_npz("Y.trn.npz", np.ones((12, 0))), r"Y\.trn\.npz: no label columns"),
+    "no positives": (write_npz("Y.trn.npz", np.zeros((12, 5))), r"Y\.trn\.npz: no training document has a label"),
     "no rows": (write_empty_split, r"Y.tst.npz: no rows"),
 }
 
@@ -201,7 +203,14 @@ def test_broken_folders(folder, what):
 def test_broken_dense_features(folder):
     (folder / "X.trn.npz").unlink()
     np.save(folder / "X.trn.npy", np.ones(3))
-    with pytest.raises(ValueError, match=r"X\.trn\.npy: not a 2-D array"):
+    with pytest.raises(ValueError, match=r"X\.trn\.npy: must have two axes .* \(3,\)"):
+        load_dataset(folder)
+    for broken in (b"", (folder / "X.trn.npy").read_bytes() + b"more", b"\x93NUMPY\x01\x00\x02\x00{("):
+        (folder / "X.trn.npy").write_bytes(broken)
+        with pytest.raises(ValueError, match=r"X\.trn\.npy: not a 2-D array"):
+            load_dataset(folder)
+    np.save(folder / "X.trn.npy", np.array([[1j]]))
+    with pytest.raises(ValueError, match=r"X\.trn\.npy: values of the type complex128"):
         load_dataset(folder)
 
 
@@ -217,3 +226,86 @@ def test_save_refuses_what_would_not_come_back(tmp_path, dataset):
     save_dataset(tmp_path / "b", dataset)
     with pytest.raises(ValueError, match="another data set"):
         save_dataset(tmp_path / "b", dataset._replace(dev=None))
+
+
+@pytest.mark.parametrize("kind", [np.asarray, sp.csr_matrix])
+@pytest.mark.parametrize(("longest", "warnings"), [(1.4, []), (1.6, ["X.trn"])])
+def test_rows_of_unequal_length_are_one_warning(tmp_path, caplog, kind, longest, warnings):
+    X = np.eye(12, 7, dtype=np.float32)  # five empty rows, which have no length
+    X[0, 0] = X[1, 1] = longest
+    split = Split(None, sp.csr_matrix(np.ones((12, 2))), kind(X))
+    save_dataset(tmp_path, Dataset(split, split, split, ["a", "b"]))
+    with caplog.at_level(logging.WARNING):
+        load_dataset(tmp_path)
+    assert [record.message.split(".np")[0][-5:] for record in caplog.records] == warnings
+    if warnings:
+        assert f"L2 norms from 1 to {longest}" in caplog.text
+        assert "--config.data.normalize=True" in caplog.text
+
+
+# ---------------------------------------------------------------------------- the repository's text format
+
+TRN = b"3 4 2\n1,0 0:1 3:0.5\n 1:2\n0\n"
+TST = b"1 4 2\n1 2:1\n"
+Y_TRN, X_TRN = [[1, 1], [0, 0], [1, 0]], [[1, 0, 0, 0.5], [0, 2, 0, 0], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("packed", [("", bytes), (".gz", gzip.compress), (".xz", lzma.compress)])
+@pytest.mark.parametrize("names", [("trn", "tst", "dev"), ("train", "test", "dev"), ("a_train", "a_test", "a_dev")])
+def test_text_splits(tmp_path, names, packed):
+    ending, pack = packed
+    for name, content in zip(names, (TRN, TST, TST), strict=True):
+        (tmp_path / f"{name}.txt{ending}").write_bytes(pack(content))
+    (tmp_path / ".b_train.txt").write_bytes(TRN)
+    (tmp_path / "raw_train.txt").write_bytes(b"a text\nanother\n")
+    found = load_dataset(tmp_path)
+    np.testing.assert_array_equal(found.trn.Y.toarray(), Y_TRN)
+    np.testing.assert_array_equal(found.trn.X.toarray(), X_TRN)
+    assert found.trn.texts is None
+    for split in (found.dev, found.tst):
+        np.testing.assert_array_equal(split.Y.toarray(), [[0, 1]])
+        np.testing.assert_array_equal(split.X.toarray(), [[0, 0, 1, 0]])
+    assert found.label_names == ["0", "1"]
+    (tmp_path / "output-items.txt").write_text("no\nyes\n")
+    assert load_dataset(tmp_path, dev_size=0).label_names == ["no", "yes"]
+
+
+def test_text_splits_stand_behind_the_other_files(folder, dataset):
+    for name in ("train", "test", "a_test"):
+        (folder / f"{name}.txt").write_bytes(TRN)
+    for path in folder.glob("*.dev.*"):
+        path.unlink()
+    (folder / "a_dev.txt").write_text("notes on development\n")
+    found = load_dataset(folder)
+    assert_same(found.trn, dataset.trn)
+    assert_same(found.tst, dataset.tst)
+    assert found.dev is None
+    (folder / "Y.trn.npz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no labels for the split trn: looked for Y\.trn\.npz"):
+        load_dataset(folder)
+
+
+BROKEN_TEXT = {
+    "two": ({"train.txt": TRN, "a_train.txt.gz": gzip.compress(TRN)}, r"a_train\.txt\.gz, train\.txt could all be"),
+    "header": ({"train.txt": b"3 4\n"}, r"train\.txt: line 1 is '3 4', not the three numbers"),
+    "header of tst": ({"train.txt": TRN, "test.txt": b"x"}, r"test\.txt: line 1 is 'x', not the three numbers"),
+    "packed": ({"train.txt.xz": b"no xz"}, r"train\.txt\.xz: cannot be unpacked"),
+    "cut": ({"train.txt.gz": gzip.compress(TRN)[:-9]}, r"train\.txt\.gz: cannot be unpacked"),
+    "labels": ({"train.txt": TRN, "test.txt": b"1 4 3\n0 1:1"}, "the split tst has 3 labels, trn 2"),
+    "features": ({"train.txt": TRN, "test.txt": b"1 5 2\n0 1:1"}, "X of tst is a csr_matrix of 5 columns, of trn"),
+    "names": ({"train.txt": TRN, "output-items.txt": b"a\n"}, r"1 label names, but train\.txt has 2 columns"),
+    "no rows": ({"train.txt": b"0 4 2\n"}, r"train\.txt: no rows"),
+    "no labels": ({"train.txt": b"1 4 0\n 1:1\n"}, r"train\.txt: no label columns"),
+    "no positives": ({"train.txt": b"1 4 2\n 1:1\n"}, r"train\.txt: no training document has a label"),
+    "nothing": ({"test.txt": TST}, r"Y\.trn\.npz, or a file trn\.txt or train\.txt or \*_train\.txt"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN_TEXT)
+def test_broken_text_splits(tmp_path, what):
+    files, message = BROKEN_TEXT[what]
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+        load_dataset(tmp_path)
+    assert "\n" not in str(error.value)

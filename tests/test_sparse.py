@@ -21,6 +21,54 @@ def test_as_features_casts_sorts_and_leaves_its_input_alone():
     assert sparse.as_features(E).dense.dtype == np.float32 and sparse.as_features(E).dense.flags.c_contiguous
 
 
+@pytest.mark.parametrize("fmt", ["csr", "csc"])
+@pytest.mark.parametrize("make", [np.asarray, sp.csr_matrix, sp.csc_array, sp.coo_matrix, sp.lil_matrix, sp.dia_matrix])
+def test_canonical_of_every_kind(fmt, make):
+    dense = np.array([[0, 2, 0], [1, 0, 3]])
+    B = sparse.canonical(make(dense), fmt)
+    assert (B.format, B.dtype, B.indices.dtype, B.indptr.dtype) == (fmt, np.float32, np.int32, np.int32)
+    assert isinstance(B, sp.spmatrix) and B.has_canonical_format
+    np.testing.assert_array_equal(B.toarray(), dense)
+
+
+def test_canonical_takes_arrays_longer_than_the_matrix():
+    A = sp.csr_matrix(np.array([[1.0, 0], [2, 3]], np.float32))
+    A.indptr = np.array([0, 1, 2])
+    B = sparse.canonical(A, "csr")
+    np.testing.assert_array_equal(B.toarray(), [[1, 0], [2, 0]])
+    assert len(B.data) == 2 == len(B.indices)
+    assert len(A.data) == 3 == len(A.indices)
+
+
+@pytest.mark.parametrize(
+    ("shape", "nnz", "dtype"),
+    [
+        ((10, 10), 2**31 - 1, np.int32),
+        ((10, 10), 2**31, np.int64),
+        ((2**31, 1), 5, np.int64),
+        ((1, 2**31), 5, np.int64),
+        ((2**31 - 1, 2**31 - 1), 0, np.int32),
+    ],
+)
+def test_index_dtype(shape, nnz, dtype):
+    assert sparse.index_dtype(shape, nnz) is dtype
+
+
+def test_canonical_keeps_indices_that_need_64_bits():
+    A = sp.csr_matrix((np.ones(2), np.array([2**40, 3]), np.array([0, 2])), shape=(1, 2**41))
+    B = sparse.canonical(A, "csr")
+    assert B.indices.dtype == np.int64 and B.indices.tolist() == [3, 2**40]
+    with pytest.raises(ValueError, match="2199023255552 features"):  # compiled code would read other columns
+        sparse.as_features(A)
+
+
+def test_as_features_leaves_room_for_the_bias_in_32_bits():
+    widest = sp.csr_matrix((1, 2**31 - 2), dtype=np.float32)
+    assert sparse.nr_features(sparse.as_features(widest)) == 2**31 - 2
+    with pytest.raises(ValueError, match="2147483647 features"):
+        sparse.as_features(Features(widest, np.ones((1, 1))))
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_as_features_refuses_what_is_not_finite(bad):
     E = np.zeros((2, 2))

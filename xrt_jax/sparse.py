@@ -4,6 +4,7 @@ Features of n rows are a sparse part (TF-IDF) and a dense part (embeddings) side
 dense part is never stored as CSR entries. Compiled code sees both parts as four plain arrays (`feature_arrays`).
 """
 
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,9 @@ import scipy.sparse as sp
 from numba import njit
 
 from xrt_jax.disk import replace_file
+
+# Columns have 32-bit numbers in compiled code, and the bias is one column more.
+MAX_COLUMNS = 2**31 - 2
 
 
 class Features(NamedTuple):
@@ -61,44 +65,106 @@ class RowView(NamedTuple):
 # ---------------------------------------------------------------------------- features
 
 
-def canonical(A, fmt: str) -> sp.spmatrix:
-    """A (scipy sparse or ndarray) as float32 "csr" or "csc" with sorted, unique indices; A itself is not changed."""
+def index_dtype(shape: tuple[int, int], nnz: int) -> type:
+    """The index type of a matrix: int32 where it can count the rows, the columns and the stored entries, else int64."""
+    return np.int32 if max(*shape, nnz) <= np.iinfo(np.int32).max else np.int64
+
+
+def _check_kind(dtype: np.dtype, what) -> None:
+    if dtype.kind not in "biuf":
+        raise ValueError(f"{what}: values of the type {dtype}; only real numbers can be used, convert them to float32")
+
+
+def _check_structure(fmt: str, shape: tuple[int, int], indptr, indices, nr_stored: int, what) -> None:
+    """ValueError unless csr or csc arrays fit the shape: compiled code would read past their ends."""
+    nr_major, nr_minor = shape if fmt == "csr" else shape[::-1]
+    if any(array.ndim != 1 or array.dtype.kind not in "iu" for array in (indptr, indices)):
+        raise ValueError(f"{what}: indptr and indices must be 1-D arrays of integers; build the matrix again")
+    if len(indptr) != nr_major + 1 or indptr[0] != 0 or (indptr[1:] < indptr[:-1]).any():
+        raise ValueError(f"{what}: indptr must rise from 0 in {nr_major} steps; build the matrix again")
+    if indptr[-1] > min(len(indices), nr_stored):
+        raise ValueError(f"{what}: indptr ends at {indptr[-1]}, behind the stored entries; build the matrix again")
+    used = indices[: indptr[-1]]
+    if len(used) and (used.min() < 0 or used.max() >= nr_minor):
+        bad = used.min() if used.min() < 0 else used.max()
+        raise ValueError(f"{what}: the index {bad} is outside of 0 to {nr_minor - 1}; build the matrix again")
+
+
+def check_finite(A, what) -> None:
+    """ValueError naming `what` and the first row of A (csr, csc or 2-D ndarray) that holds NaN or infinity."""
+    finite = np.isfinite(A.data if sp.issparse(A) else A)
+    if finite.all():
+        return
+    if not sp.issparse(A):
+        row = np.flatnonzero(~finite.all(axis=1))[0]
+    else:
+        row = (row_ids(A) if A.format == "csr" else A.indices)[~finite].min()
+    raise ValueError(f"{what}: row {row} holds NaN or infinity (as float32); repair or drop that row")
+
+
+def canonical(A, fmt: str, what="the matrix") -> sp.spmatrix:
+    """A as float32 "csr" or "csc" with sorted, unique, smallest possible indices; A itself is not changed.
+
+    Args:
+        A: scipy sparse or ndarray [n, d] of booleans, integers or floats. Repeated entries are summed.
+        fmt: "csr" or "csc".
+        what: name of A in error messages.
+
+    ValueError on other types and axes, indices that do not fit the shape, NaN and infinity.
+    """
+    A = A if sp.issparse(A) else np.asarray(A)
+    _check_kind(A.dtype, what)
+    if A.ndim != 2:
+        raise ValueError(f"{what}: must have two axes [rows, columns], not the shape {A.shape}")
+    if sp.issparse(A) and A.format in ("csr", "csc"):
+        _check_structure(A.format, A.shape, A.indptr, A.indices, len(A.data), what)
     make = {"csr": sp.csr_matrix, "csc": sp.csc_matrix}[fmt]
-    B = make(A, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what overflows is told below
+        B = make(A, dtype=np.float32)
+    B.prune()
+    dtype = index_dtype(B.shape, B.nnz)
+    B.indptr, B.indices = B.indptr.astype(dtype, copy=False), B.indices.astype(dtype, copy=False)
     if not B.has_canonical_format:
         B = B.copy()
         B.sum_duplicates()
+    check_finite(B, what)
     return B
 
 
-def _check_finite(values: np.ndarray, part: str) -> None:
-    if not np.isfinite(values).all():
-        raise ValueError(f"the {part} features hold NaN or infinity: clean them before training or prediction")
+def dense_float32(values, what) -> np.ndarray:
+    """Values [n, d] as a C-contiguous float32 array; ValueError as of canonical."""
+    values = np.asarray(values)
+    _check_kind(values.dtype, what)
+    if values.ndim != 2:
+        raise ValueError(f"{what}: must have two axes [rows, columns], not the shape {values.shape}")
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(values, dtype=np.float32)
+    check_finite(values, what)
+    return values
 
 
 def as_features(X) -> Features:
     """X (Features, scipy sparse or ndarray [n, d]) as float32 Features.
 
-    ValueError on NaN, infinity, or parts with unequal numbers of rows.
+    ValueError on NaN, infinity, values that are no real numbers, arrays that are not 2-D or do not fit the matrix, and
+    parts with unequal numbers of rows.
     """
     if isinstance(X, Features):
         sparse, dense = X
     else:
         sparse, dense = (X, None) if sp.issparse(X) else (None, X)
-    if sparse is not None:
-        sparse = canonical(sparse, "csr")
-        _check_finite(sparse.data, "sparse")
-    if dense is not None:
-        dense = np.ascontiguousarray(dense, dtype=np.float32)
-        if dense.ndim != 2:
-            raise ValueError(f"dense features must have two axes [rows, columns], not the shape {dense.shape}")
-        _check_finite(dense, "dense")
     if sparse is None and dense is None:
         raise ValueError("features need a sparse or a dense part, both are None")
+    if sparse is not None:
+        sparse = canonical(sparse, "csr", "the sparse features")
+    if dense is not None:
+        dense = dense_float32(dense, "the dense features")
     if sparse is not None and dense is not None and sparse.shape[0] != dense.shape[0]:
         raise ValueError(
             f"{sparse.shape[0]} rows of sparse features beside {dense.shape[0]} of dense ones: give both the same rows"
         )
+    if nr_features(Features(sparse, dense)) > MAX_COLUMNS:
+        raise ValueError(f"{nr_features(Features(sparse, dense))} features: compiled code counts to {MAX_COLUMNS}")
     return Features(sparse, dense)
 
 
@@ -333,13 +399,66 @@ def save_npz(path, A) -> None:
         sp.save_npz(file, A, compressed=False)
 
 
+def read_array(file) -> np.ndarray:
+    """The array of a .npy stream, which must end with it: only then is the checksum of a packed one compared."""
+    array = np.lib.format.read_array(file, allow_pickle=False)
+    if file.read(1):
+        raise ValueError("there is more than its header says")
+    return array
+
+
+def _read_arrays(path) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(path) as archive:
+        arrays = {}
+        for name in archive.namelist():
+            with archive.open(name) as file:
+                arrays[name.removesuffix(".npy")] = read_array(file)
+        return arrays
+
+
+def _sparse_shape(shape: np.ndarray) -> tuple[int, int]:
+    if shape.shape != (2,) or shape.dtype.kind not in "iu" or min(shape.tolist()) < 0:
+        raise ValueError(f"its shape is {shape.tolist()}, not two whole numbers")
+    return tuple(shape.tolist())
+
+
+def _from_arrays(arrays: dict[str, np.ndarray]) -> sp.spmatrix:
+    """The matrix that scipy.sparse.save_npz wrote as these arrays: csc for csc, else csr."""
+    fmt, shape, data = arrays["format"].item(), _sparse_shape(arrays["shape"]), arrays["data"]
+    fmt = fmt.decode("ascii") if isinstance(fmt, bytes) else fmt
+    _check_kind(data.dtype, "data")
+    with np.errstate(over="ignore"):  # what overflows is told by check_finite
+        data = data.astype(np.float32, copy=False)
+    if fmt == "coo":
+        coords = arrays["coords"] if "coords" in arrays else (arrays["row"], arrays["col"])
+        if any(axis.dtype.kind not in "iu" for axis in coords):
+            raise ValueError("its rows and columns are no integers")
+        return sp.coo_matrix((data, tuple(coords)), shape=shape).tocsr()
+    if fmt not in ("csr", "csc"):
+        raise ValueError(f"its format is {fmt!r}, not csr, csc or coo")
+    indptr, indices = arrays["indptr"], arrays["indices"]
+    _check_structure(fmt, shape, indptr, indices, data.size, "indices")
+    if data.shape != indices.shape or indptr[-1] != len(indices):
+        raise ValueError(f"{len(data)} values and {len(indices)} indices, but indptr ends at {indptr[-1]}")
+    return {"csr": sp.csr_matrix, "csc": sp.csc_matrix}[fmt]((data, indices, indptr), shape=shape)
+
+
 def load_npz(path) -> sp.spmatrix:
-    """Read a scipy sparse matrix; FileNotFoundError or ValueError names the file."""
+    """Read a sparse matrix written by scipy.sparse.save_npz in the format csr, csc or coo; nothing is unpickled.
+
+    Returns:
+        csc for csc, else csr; float32, finite, every index in range; the entries of csr and csc in the file's order.
+
+    FileNotFoundError or ValueError names the file.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        return sp.load_npz(path)
-    except Exception as error:
+        A = _from_arrays(_read_arrays(path))
+    except Exception as error:  # zipfile, zlib and numpy raise all kinds on a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"{path}: not a sparse matrix in scipy's npz format ({error}); write it with scipy.sparse.save_npz"
+            f"{path}: not a sparse matrix in scipy's npz format ({reason}); write it with scipy.sparse.save_npz"
         ) from error
+    check_finite(A, path)
+    return A

@@ -5,28 +5,40 @@
     Y.{trn,dev,tst}.npz    labels, a scipy sparse matrix [n, L], relevance > 0
     output-items.txt       label names, line l names column l of Y (also .gz, .xz)
 
+A split without any X and Y file may be one text file of the Extreme Classification Repository instead (svmlight.py):
+trn.txt, train.txt or *_train.txt; dev.txt or *_dev.txt; tst.txt, test.txt or *_test.txt (also .gz, .xz). Without
+output-items.txt its labels are named by their numbers.
+
 PECOS drops the text after a line's first TAB; here a document is the whole line.
 """
 
+import contextlib
 import gzip
 import logging
 import lzma
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
+from xrt_jax.data.svmlight import parse_header, parse_svmlight
 from xrt_jax.disk import replace_file
+from xrt_jax.sparse import canonical, dense_float32, load_npz, read_array, row_norms
 
 log = logging.getLogger(__name__)
 
 PACKERS = {"": open, ".gz": gzip.open, ".xz": lzma.open}
 TEXT_ENDINGS = [f".txt{packed}" for packed in PACKERS]
 FEATURE_ENDINGS = [".npz", ".npy"]
+# Names of a split in one text file, before .txt
+WHOLE_SPLITS = {"trn": ["trn", "train", "*_train"], "dev": ["dev", "*_dev"], "tst": ["tst", "test", "*_test"]}
+# Rows of given features should be of one length; this many rows tell, and so much longer may the long ones be.
+ROWS_FOR_NORMS = 10_000
+LARGEST_NORM_RATIO = 1.5
 # What zip, zlib, numpy and scipy raise for a file that is not what its name says.
 UNREADABLE = (AttributeError, EOFError, KeyError, NotImplementedError, OSError, TypeError, ValueError)
 UNREADABLE += (zipfile.BadZipFile, zlib.error)
@@ -53,13 +65,24 @@ def _find(folder: Path, names: list[str]) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def read_lines(path: Path) -> list[str]:
-    """Lines of a UTF-8 text file, plain or packed as .gz or .xz, without their line ends."""
+@contextlib.contextmanager
+def _unpacked(path: Path) -> Iterator[IO[bytes]]:
+    """The file, unpacked if it is .gz or .xz; ValueError names it where that fails."""
     try:
         with PACKERS.get(path.suffix, open)(path, "rb") as file:
-            data = file.read()
+            yield file
     except (lzma.LZMAError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{path}: cannot be unpacked ({error}); write or download the file again") from None
+
+
+def _read_bytes(path: Path) -> bytes:
+    with _unpacked(path) as file:
+        return file.read()
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a UTF-8 text file, plain or packed as .gz or .xz, without their line ends."""
+    data = _read_bytes(path)
     try:
         lines = data.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
@@ -69,56 +92,44 @@ def read_lines(path: Path) -> list[str]:
     return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
 
 
-def _load_csr(path: Path) -> sp.csr_matrix:
-    try:
-        matrix = sp.csr_matrix(sp.load_npz(path), dtype=np.float32)  # load_npz never unpickles
-        matrix.check_format(full_check=True)
-    except UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: not a sparse matrix written by scipy.sparse.save_npz ({reason})") from None
-    matrix.sum_duplicates()
-    return matrix
-
-
 def _load_dense(path: Path) -> np.ndarray:
     try:
-        array = np.load(path, allow_pickle=False)
-        if array.ndim != 2:
-            raise ValueError(f"it has {array.ndim} dimensions")
-        return np.ascontiguousarray(array, dtype=np.float32)
-    except UNREADABLE as error:
+        with open(path, "rb") as file:
+            array = read_array(file)
+    except Exception as error:  # numpy raises all kinds on a damaged file
         raise ValueError(f"{path}: not a 2-D array of numbers, written by numpy.save ({error})") from None
+    return dense_float32(array, path)
 
 
-def _row_of(matrix: sp.csr_matrix | np.ndarray, is_bad: Callable) -> int | None:
-    """First row of a matrix that stores a value for which is_bad holds."""
-    if not sp.issparse(matrix):
-        rows = np.flatnonzero(is_bad(matrix).any(axis=1))
-    else:
-        rows = np.searchsorted(matrix.indptr, np.flatnonzero(is_bad(matrix.data)), side="right") - 1
-    return int(rows[0]) if len(rows) else None
-
-
-def _check_finite(path: Path, matrix: sp.csr_matrix | np.ndarray) -> None:
-    row = _row_of(matrix, lambda values: ~np.isfinite(values))
-    if row is not None:
-        raise ValueError(f"{path}: row {row} holds NaN or infinity (as float32); repair or drop that row")
-
-
-def _load_labels(path: Path) -> sp.csr_matrix:
-    Y = _load_csr(path)
-    _check_finite(path, Y)
-    row = _row_of(Y, lambda values: values < 0)
-    if row is not None:
+def _as_labels(Y: sp.csr_matrix, path: Path) -> sp.csr_matrix:
+    """Y without stored zeros; ValueError where it cannot be a label matrix."""
+    if Y.shape[1] == 0:
+        raise ValueError(f"{path}: no label columns; a data set needs a label")
+    negative = np.flatnonzero(Y.data < 0)
+    if len(negative):
+        row = np.searchsorted(Y.indptr, negative[0], side="right") - 1
         raise ValueError(f"{path}: row {row} holds a negative value; labels must be relevances > 0")
     Y.eliminate_zeros()
     return Y
 
 
 def _load_features(path: Path) -> sp.csr_matrix | np.ndarray:
-    X = _load_csr(path) if path.suffix == ".npz" else _load_dense(path)
-    _check_finite(path, X)
-    return X
+    return canonical(load_npz(path), "csr", path) if path.suffix == ".npz" else _load_dense(path)
+
+
+def _warn_of_unequal_norms(path: Path, X: sp.csr_matrix | np.ndarray) -> None:
+    norms = row_norms(X[:: -(-X.shape[0] // ROWS_FOR_NORMS)])
+    if not norms.any():
+        return
+    short, long = np.percentile(norms[norms > 0], [5, 95])
+    if long > LARGEST_NORM_RATIO * short:
+        log.warning(
+            "%s: the rows are of unequal length (L2 norms from %.3g to %.3g), which can cost much of the precision: "
+            "try --config.data.normalize=True",
+            path,
+            short,
+            long,
+        )
 
 
 def _load_texts(path: Path) -> list[str]:
@@ -129,24 +140,56 @@ def _load_texts(path: Path) -> list[str]:
     return texts
 
 
+def _split_names(name: str) -> tuple[list[str], list[str], list[str]]:
+    """Names that the files of a split in PECOS's layout can have: labels, texts, features."""
+    return [f"Y.{name}.npz"], [f"X.{name}{end}" for end in TEXT_ENDINGS], [f"X.{name}{end}" for end in FEATURE_ENDINGS]
+
+
+def _has_header(path: Path) -> bool:
+    with _unpacked(path) as file:
+        return parse_header(file.readline(200)) is not None
+
+
+def _find_whole_split(folder: Path, name: str, is_text_folder: bool) -> Path | None:
+    """The text file that holds a split; in a folder of such files its first line may be wrong (parsing tells)."""
+    patterns = [f"{stem}.txt{packed}" for stem in WHOLE_SPLITS[name] for packed in PACKERS]
+    named = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+    named = [path for path in named if not path.name.startswith(".")]
+    found = [path for path in named if _has_header(path)] or named[: int(is_text_folder)]
+    if len(found) > 1:
+        files = ", ".join(path.name for path in found)
+        raise ValueError(f"{folder}: {files} could all be the split {name}; leave one of them")
+    return found[0] if found else None
+
+
 def _split_paths(folder: Path, name: str) -> tuple[Path, Path | None, Path | None] | None:
-    """Paths of (Y, texts, features) of a split, or None where the folder has no such split (trn must be there)."""
-    text_names = [f"X.{name}{ending}" for ending in TEXT_ENDINGS]
-    feature_names = [f"X.{name}{ending}" for ending in FEATURE_ENDINGS]
-    Y_path, text_path, feature_path = (_find(folder, names) for names in ([f"Y.{name}.npz"], text_names, feature_names))
-    if not (Y_path or text_path or feature_path) and name != "trn":
-        return None
+    """Paths of (Y, texts, features) of a split, or None where the folder has no such split (trn must be there).
+
+    Labels and features are one file where that is a text file with both.
+    """
+    names = _split_names(name)
+    Y_path, text_path, feature_path = (_find(folder, of_part) for of_part in names)
+    if not (Y_path or text_path or feature_path):
+        is_text_folder = not any(_find(folder, of_part) for of_part in _split_names("trn"))
+        whole = _find_whole_split(folder, name, is_text_folder)
+        if whole or name != "trn":
+            return whole and (whole, None, whole)
     if not Y_path:
-        raise FileNotFoundError(f"{folder}: no labels for the split {name}: looked for Y.{name}.npz")
+        looked_for = f"Y.{name}.npz, or a file {' or '.join(f'{stem}.txt' for stem in WHOLE_SPLITS[name])} for all"
+        raise FileNotFoundError(f"{folder}: no labels for the split {name}: looked for {looked_for}")
     if not (text_path or feature_path):
-        looked_for = ", ".join(text_names + feature_names)
+        looked_for = ", ".join(names[1] + names[2])
         raise FileNotFoundError(f"{folder}: no documents for the split {name}: looked for {looked_for}")
     return Y_path, text_path, feature_path
 
 
 def _load_split(Y_path: Path, text_path: Path | None, feature_path: Path | None) -> Split:
-    Y = _load_labels(Y_path)
-    X = _load_features(feature_path) if feature_path else None
+    if feature_path == Y_path:
+        X, Y = parse_svmlight(_read_bytes(Y_path), Y_path)
+    else:
+        X = _load_features(feature_path) if feature_path else None
+        Y = canonical(load_npz(Y_path), "csr", Y_path)
+    Y = _as_labels(Y, Y_path)
     texts = _load_texts(text_path) if text_path else None
     for path, rows in ((feature_path, X is not None and X.shape[0]), (text_path, texts is not None and len(texts))):
         if path and rows != Y.shape[0]:
@@ -176,8 +219,10 @@ def _read_rows(path: Path, nr_rows: int) -> np.ndarray:
     return rows
 
 
-def _load_names(folder: Path, nr_labels: int) -> list[str]:
+def _load_names(folder: Path, Y_path: Path, nr_labels: int) -> list[str]:
     path = _find(folder, [f"output-items.txt{packed}" for packed in PACKERS])
+    if path is None and Y_path.suffix != ".npz":
+        return [str(label) for label in range(nr_labels)]
     if path is None:
         raise FileNotFoundError(
             f"{folder}: no label names, looked for output-items.txt (.gz, .xz): write a name a line; for numbers, "
@@ -186,7 +231,7 @@ def _load_names(folder: Path, nr_labels: int) -> list[str]:
     names = read_lines(path)
     if len(names) != nr_labels:
         raise ValueError(
-            f"{path}: {len(names)} label names, but Y.trn.npz has {nr_labels} columns; line l must name column l"
+            f"{path}: {len(names)} label names, but {Y_path.name} has {nr_labels} columns; line l must name column l"
         )
     return names
 
@@ -194,7 +239,7 @@ def _load_names(folder: Path, nr_labels: int) -> list[str]:
 def _check_same_width(folder: Path, trn: Split, name: str, other: Split) -> None:
     if other.Y.shape[1] != trn.Y.shape[1]:
         raise ValueError(
-            f"{folder}: Y.{name}.npz has {other.Y.shape[1]} labels, Y.trn.npz {trn.Y.shape[1]}; they must agree"
+            f"{folder}: the split {name} has {other.Y.shape[1]} labels, trn {trn.Y.shape[1]}; they must agree"
         )
     for what in ("texts", "X"):
         if (getattr(trn, what) is None) != (getattr(other, what) is None):
@@ -202,7 +247,7 @@ def _check_same_width(folder: Path, trn: Split, name: str, other: Split) -> None
             raise ValueError(f"{folder}: only one of the splits trn and {name} has {kind}; give them to both or none")
     if trn.X is not None and (other.X.shape[1] != trn.X.shape[1] or sp.issparse(other.X) != sp.issparse(trn.X)):
         raise ValueError(
-            f"{folder}: X.{name} is a {type(other.X).__name__} of {other.X.shape[1]} columns, X.trn a "
+            f"{folder}: X of {name} is a {type(other.X).__name__} of {other.X.shape[1]} columns, of trn a "
             f"{type(trn.X).__name__} of {trn.X.shape[1]}; build the features of all splits with one vectorizer"
         )
 
@@ -243,7 +288,7 @@ def load_dataset(
         raise ValueError(f"dev_size={dev_size} is negative; give 0 for no dev split")
     paths = {name: _split_paths(folder, name) for name in ("trn", "dev", "tst")}
     if tst_rows and not paths["tst"]:
-        raise ValueError(f"tst_rows={tst_rows}, but {folder} has no test split (X.tst.*, Y.tst.npz)")
+        raise ValueError(f"tst_rows={tst_rows}, but {folder} has no test split (X.tst.*, Y.tst.npz, or test.txt)")
     if dev_size == 0:
         paths["dev"] = None
 
@@ -251,7 +296,9 @@ def load_dataset(
     trn = splits["trn"]
     for name, split in splits.items():
         _check_same_width(folder, trn, name, split)
-    label_names = _load_names(folder, trn.Y.shape[1])
+    label_names = _load_names(folder, paths["trn"][0], trn.Y.shape[1])
+    if trn.X is not None:
+        _warn_of_unequal_norms(paths["trn"][2], trn.X)
 
     for name, rows in (("trn", trn_rows), ("tst", tst_rows)):
         if rows:
@@ -260,6 +307,8 @@ def load_dataset(
         splits["dev"] = _take(splits["dev"], np.arange(min(dev_size, splits["dev"].Y.shape[0])))
     elif dev_size:
         splits["trn"], splits["dev"] = _hold_out(splits["trn"], dev_size, seed)
+    if splits["trn"].Y.nnz == 0:
+        raise ValueError(f"{paths['trn'][0]}: no training document has a label; there is nothing to learn")
     return Dataset(splits["trn"], splits.get("dev"), splits.get("tst"), label_names)
 
 
