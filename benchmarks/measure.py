@@ -1,0 +1,81 @@
+"""Files, clock and memory of the benchmark's processes; numpy and scipy only, for the peers' environment knows no more.
+
+A run's data folder holds X.{trn,tst}.npz and Y.{trn,tst}.npz (csr), E.{trn,tst}.npy where there are dense columns, and
+tree.npz, the leaf clusters [L, leaves] on which both sides train.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+
+NR_SINGLES = 500
+BEAM, TOPK = 10, 20
+NR_SPLITS, MAX_LEAF_SIZE = 16, 100
+
+
+def load_split(data: Path, name: str):
+    """X csr, E ndarray or None, Y csr; all float32."""
+    E = data / f"E.{name}.npy"
+    X, Y = (sp.csr_matrix(sp.load_npz(data / f"{part}.{name}.npz")) for part in "XY")
+    return X, np.load(E) if E.is_file() else None, Y
+
+
+def save_split(data: Path, name: str, X, E, Y) -> None:
+    """Write what load_split reads, uncompressed."""
+    for part, matrix in (("X", X), ("Y", Y)):
+        sp.save_npz(data / f"{part}.{name}.npz", matrix, compressed=False)
+    if E is not None:
+        np.save(data / f"E.{name}.npy", E)
+
+
+def timed(fn, *args, **kwargs):
+    """(seconds, result) of a call."""
+    start = time.perf_counter()
+    result = fn(*args, **kwargs)
+    return time.perf_counter() - start, result
+
+
+def latencies(predict, queries: list) -> dict[str, float]:
+    """Seconds of a call with one query: {"p50", "p99"}; the queries are asked once beforehand."""
+    for query in queries:
+        predict(query)
+    seconds = [timed(predict, query)[0] for query in queries]
+    return {"p50": float(np.percentile(seconds, 50)), "p99": float(np.percentile(seconds, 99))}
+
+
+def peak_memory() -> int:
+    """Bytes that this process has had in memory at most, up to now."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage's figure starts from that of the process that started this one
+        return 1024 * next(int(line.split()[1]) for line in status.open() if line.startswith("VmHWM:"))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def file_bytes(folder: Path, *names: str) -> int:
+    """Bytes of the files of these names anywhere under a folder; of all files without a name."""
+    files = [path for path in folder.rglob("*") if path.is_file() and (not names or path.name in names)]
+    return sum(path.stat().st_size for path in files)
+
+
+def nr_threads() -> int:
+    """Threads that the driver wants to be used."""
+    return int(os.environ["OMP_NUM_THREADS"])
+
+
+def shared_tree(data: Path, C_leaf) -> sp.csc_matrix:
+    """The leaf clusters that every run trains on: those of the run that comes first."""
+    if not (data / "tree.npz").is_file():
+        sp.save_npz(data / "tree.npz", sp.csc_matrix(C_leaf), compressed=False)
+    return sp.csc_matrix(sp.load_npz(data / "tree.npz"))
+
+
+def run_phase(phases: dict) -> None:
+    """A worker's main: `python WORKER PHASE ARGUMENTS`; what the phase measures is the last line printed, as JSON."""
+    print(json.dumps(phases[sys.argv[1]](*sys.argv[2:])), flush=True)
