@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from xrt_jax.tree.chain import aggregate_labels, complete_chain, load_chain, save_chain, tree_sizes
+from xrt_jax.tree.chain import (
+    aggregate_labels,
+    check_chain,
+    complete_chain,
+    load_chain,
+    matching_chain,
+    part_of_tree,
+    save_chain,
+    tree_sizes,
+)
 
 
 def sizes(nr_labels, nr_splits, max_leaf_size, min_codes=None):
@@ -65,3 +74,84 @@ def test_aggregate_labels_counts():
     assert top.toarray().tolist() == [[1, 2], [1, 0]] and (leaf != Y).nnz == 0
     with pytest.raises(ValueError, match="3 labels"):
         aggregate_labels(Y[:, :3], chain)
+
+
+def test_entries_out_of_range_are_refused(tmp_path):
+    damaged = leaves([0, 1, 1, 0])
+    damaged.indices[1] = 7
+    chain = complete_chain(leaves([0, 1, 1, 0]), nr_splits=2, min_codes=None)
+    with pytest.raises(ValueError, match="here: C1: the index 7 is outside of 0 to 3"):
+        check_chain([chain[0], damaged], "here")
+    sp.save_npz(tmp_path / "codes.npz", damaged)
+    with pytest.raises(ValueError, match=r"codes\.npz.*the index 7 is outside"):
+        load_chain(tmp_path / "codes.npz")
+    chain[1].data[0] = np.nan
+    with pytest.raises(ValueError, match="here: C1: row 0 holds NaN"):
+        check_chain(chain, "here")
+
+
+def test_a_lone_leaf_matrix_is_completed(tmp_path):
+    C = leaves(np.arange(40) % 20)
+    sp.save_npz(tmp_path / "codes.npz", C.tocsr())
+    assert [M.shape for M in load_chain(tmp_path / "codes.npz")] == [(2, 1), (20, 2), (40, 20)]
+    chain = load_chain(tmp_path / "codes.npz", nr_splits=2, min_codes=8)
+    for M, expected in zip(chain, complete_chain(C, nr_splits=2, min_codes=8), strict=True):
+        assert M.format == "csc" and M.shape == expected.shape and (expected != M).nnz == 0
+
+
+def binary_tree():
+    """8 labels in 4 leaf clusters of 2 in 2 clusters under the root."""
+    return complete_chain(leaves(np.arange(8) // 2), nr_splits=2, min_codes=None)
+
+
+def slow_matching_chain(matches, chain):
+    """Dense 0/1 matrices, bottom up."""
+    current = np.zeros((5, 8)) if 0 not in matches else matches[0].toarray() != 0
+    given, levels = 0 in matches, []
+    for height in range(1, len(chain) + 1):
+        current = (current @ chain[-height].toarray()) > 0
+        if height in matches:
+            current, given = current | (matches[height].toarray() != 0), True
+        levels.insert(0, current if given else None)
+    return levels
+
+
+@pytest.mark.parametrize("heights", [(0,), (1,), (2,), (0, 2), (1, 2), (0, 1, 3), ()])
+def test_matches_are_pushed_up_the_tree(heights):
+    chain = binary_tree()
+    widths = [8, 4, 2, 1]
+    matches = {k: sp.random(5, widths[k], 0.3, format="csr", random_state=k) * -2 for k in heights}
+    levels, expected = matching_chain(matches, chain), slow_matching_chain(matches, chain)
+    assert len(levels) == len(chain) == 3
+    for M, slow in zip(levels, expected, strict=True):
+        assert (M is None) == (slow is None)
+        if M is not None:
+            assert M.format == "csr" and M.dtype == np.float32 and (M.toarray() == slow).all()
+
+
+def test_matches_that_do_not_fit_are_refused():
+    chain = binary_tree()
+    assert matching_chain({0: None}, chain) == [None] * 3
+    with pytest.raises(ValueError, match="height 4"):
+        matching_chain({4: sp.csr_matrix((5, 8))}, chain)
+    with pytest.raises(ValueError, match="height 1 have 8 columns, the chain 4"):
+        matching_chain({1: sp.csr_matrix((5, 8))}, chain)
+    with pytest.raises(ValueError, match="0: 5, 1: 6"):
+        matching_chain({0: sp.csr_matrix((5, 8)), 1: sp.csr_matrix((6, 4))}, chain)
+
+
+def test_parts_of_a_tree():
+    chain = binary_tree()
+    Y = sp.csr_matrix(np.array([[1, 1, 1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 1]], np.float32))
+    assert part_of_tree("full-model", 1, Y, chain) == (Y, chain)
+    Y_top, top = part_of_tree("matcher", 1, Y, chain)
+    assert [C.shape for C in top] == [(2, 1), (4, 2)] and Y_top.toarray().tolist() == [[2, 1, 0, 0], [0, 0, 0, 1]]
+    Y_top, top = part_of_tree("matcher", 2, Y, chain)
+    assert [C.shape for C in top] == [(2, 1)] and Y_top.toarray().tolist() == [[3, 0], [0, 1]]
+    Y_bottom, bottom = part_of_tree("ranker", 2, Y, chain)
+    assert [C.shape for C in bottom] == [(4, 2), (8, 4)] and Y_bottom is Y
+    for level in (0, 3):
+        with pytest.raises(ValueError, match=f"ranker_level={level}"):
+            part_of_tree("ranker", level, Y, chain)
+    with pytest.raises(ValueError, match="'half'"):
+        part_of_tree("half", 1, Y, chain)

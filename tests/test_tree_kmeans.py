@@ -1,6 +1,5 @@
 from itertools import pairwise
 
-import numba
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -84,6 +83,107 @@ def test_one_split_against_a_slow_one(spherical, max_iter):
     assert chain[-1][:, [1]].toarray().ravel().tolist() == side.tolist()
 
 
+@pytest.mark.parametrize("spherical", [True, False])
+@pytest.mark.parametrize("seed", range(8))
+def test_rows_that_are_not_scored_again_could_not_have_moved(spherical, seed, monkeypatch):
+    # rows of very different lengths in many columns, so that most are skipped in late rounds
+    rng = np.random.default_rng(seed)
+    Z = rng.normal(size=(400, 3)) @ rng.normal(size=(3, 60)) + rng.normal(size=(400, 60))
+    Z = (Z * rng.gamma(1.0, size=(400, 1))).astype(np.float32)
+    skipped = []
+    bounded = kmeans._bounded_scores.py_func
+
+    def counting(*args):
+        scores, undecided = bounded(*args)
+        skipped.append(1 - undecided.mean())
+        return scores, undecided
+
+    monkeypatch.setattr(kmeans, "_bounded_scores", counting)
+    monkeypatch.setattr(kmeans, "LARGE_NODE", 300)
+    in_blocks = hierarchical_kmeans(Z, max_leaf_size=200, spherical=spherical, seed=seed)[-1]
+    monkeypatch.setattr(kmeans, "LARGE_NODE", 400)
+    alone = hierarchical_kmeans(Z, max_leaf_size=200, spherical=spherical, seed=seed)[-1]
+    side = slow_split(Z.astype(float), *kmeans._first_pair(seed, 1, 400), spherical, 20)
+    assert in_blocks[:, [1]].toarray().ravel().tolist() == side.tolist()
+    assert alone[:, [1]].toarray().ravel().tolist() == side.tolist()
+    assert max(skipped) > 0.3
+
+
+def test_buffers_come_back_clean():
+    Z = random_embeddings(200, 50)
+    rows = kmeans._rows_of(Features(Z, np.ones((200, 2), np.float32)))
+    sums, step = np.zeros((52, 2), np.float32), np.zeros((52, 1), np.float32)
+    for ids in (np.arange(200), np.array([3, 5, 9])):
+        for max_iter in (1, 20):
+            kmeans._split_node(rows, ids, 0.7, 1, kmeans.Settings(0, True, max_iter), sums, step)
+            assert not sums.any() and not step.any()
+
+
+def slow_sampled_split(Z, sample, left, right, max_iter):
+    """2-means of the sample, then all rows by its last direction."""
+    X, direction, side = Z[sample], Z[sample[right]] - Z[sample[left]], None
+    for iteration in range(max_iter):
+        if iteration:
+            means = [X[side == half].mean(axis=0) for half in range(2)]
+            direction = means[1] - means[0]
+        last, side = side, np.ones(len(X), int)
+        side[np.lexsort((np.arange(len(X)), X @ direction))[: len(X) // 2]] = 0
+        if last is not None and (side == last).all():
+            break
+    whole = np.ones(len(Z), int)
+    whole[np.lexsort((np.arange(len(Z)), Z @ direction))[: len(Z) // 2]] = 0
+    return whole
+
+
+@pytest.mark.parametrize("max_iter", [1, 2, 20])
+def test_one_sampled_split_against_a_slow_one(max_iter):
+    Z = np.random.default_rng(3).normal(size=(101, 6)).astype(np.float32)
+    sample = kmeans._sample(np.arange(101), 0.3, 5, 1)
+    assert len(sample) == 30 and (np.diff(sample) > 0).all()
+    chain = hierarchical_kmeans(
+        Z,
+        max_leaf_size=60,
+        spherical=False,
+        kmeans_max_iter=max_iter,
+        seed=5,
+        do_sample=True,
+        max_sample_rate=0.3,
+        min_sample_rate=0.3,
+    )
+    side = slow_sampled_split(Z.astype(float), sample, *kmeans._first_pair(5, 1, 30), max_iter)
+    assert chain[-1][:, [1]].toarray().ravel().tolist() == side.tolist()
+
+
+def test_samples():
+    rows = np.arange(100, 200)
+    assert kmeans._sample(rows, 1.0, 0, 1).tolist() == rows.tolist()
+    assert len(kmeans._sample(rows, 0.001, 0, 1)) == 2
+    counts = np.zeros(100)
+    for node in range(3000):
+        counts[kmeans._sample(rows, 0.25, 0, node) - 100] += 1
+    assert counts.sum() == 3000 * 25 and counts.min() > 600 and counts.max() < 900
+
+
+def test_sample_rates_as_pecos():
+    np.testing.assert_allclose(kmeans._sample_rates(5, 1.0, 0.1, 0.4), [0.1, 0.1, 0.4, 0.7, 1.0])
+    np.testing.assert_allclose(kmeans._sample_rates(4, 0.9, 0.1, 0.0), [0.3, 0.5, 0.7, 0.9])
+    np.testing.assert_allclose(kmeans._sample_rates(3, 1.0, 0.2, 1.0), [0.2, 0.2, 0.2])
+    for bad in ((1.0, 0.0, 0.4), (0.1, 0.5, 0.4), (1.5, 0.1, 0.4)):
+        with pytest.raises(ValueError, match="min_sample_rate"):
+            kmeans._sample_rates(5, *bad)
+    with pytest.raises(ValueError, match="warmup_ratio=2"):
+        hierarchical_kmeans(np.ones((8, 3)), max_leaf_size=4, warmup_ratio=2)
+
+
+def test_sampling_needs_a_sample_of_everything_to_agree():
+    Z = random_embeddings(150, 40)
+    everything = {"do_sample": True, "min_sample_rate": 1.0}
+    plain = hierarchical_kmeans(Z, max_leaf_size=10)
+    assert_same_chain(hierarchical_kmeans(Z, max_leaf_size=10, **everything), plain)
+    sampled = hierarchical_kmeans(Z, max_leaf_size=10, do_sample=True)
+    assert (sampled[-1] != plain[-1]).nnz > 0
+
+
 def test_sparse_dense_and_mixed_embeddings_agree():
     Z = random_embeddings(150, 40)
     dense = Z.toarray()
@@ -94,27 +194,25 @@ def test_sparse_dense_and_mixed_embeddings_agree():
 
 
 @pytest.mark.parametrize("large_node", [10**6, 30])
-def test_same_tree_for_any_number_of_threads(large_node, monkeypatch):
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_same_tree_for_any_number_of_threads(large_node, do_sample, monkeypatch):
     monkeypatch.setattr(kmeans, "LARGE_NODE", large_node)
     Z = random_embeddings(300, 60)
     Z = Features(Z, np.random.default_rng(0).normal(size=(300, 7)).astype(np.float32))
-    threads = numba.get_num_threads()
-    try:
-        chains = []
-        for n in (1, threads):
-            numba.set_num_threads(n)
-            chains.append(hierarchical_kmeans(Z, nr_splits=2, max_leaf_size=5))
-    finally:
-        numba.set_num_threads(threads)
+    chains = []
+    for threads in (1, 4):
+        monkeypatch.setattr("xrt_jax.sparse.numba.get_num_threads", lambda threads=threads: threads)
+        chains.append(hierarchical_kmeans(Z, nr_splits=2, max_leaf_size=5, do_sample=do_sample))
     assert_same_chain(*chains)
 
 
-def test_large_nodes_are_split_like_small_ones(monkeypatch):
+@pytest.mark.parametrize("settings", [{}, {"do_sample": True}, {"kmeans_max_iter": 1}, {"spherical": False}])
+def test_large_nodes_are_split_like_small_ones(settings, monkeypatch):
     # integers: sums in blocks are exact, so that both ways must agree
-    Z = np.random.default_rng(0).integers(-3, 4, (200, 5)).astype(np.float32)
-    expected = hierarchical_kmeans(Z, nr_splits=2, max_leaf_size=30, spherical=True)
+    Z = np.random.default_rng(0).integers(-3, 4, (3000, 5)).astype(np.float32)
+    expected = hierarchical_kmeans(Z, nr_splits=2, max_leaf_size=200, **settings)
     monkeypatch.setattr(kmeans, "LARGE_NODE", 20)
-    assert_same_chain(hierarchical_kmeans(Z, nr_splits=2, max_leaf_size=30, spherical=True), expected)
+    assert_same_chain(hierarchical_kmeans(Z, nr_splits=2, max_leaf_size=200, **settings), expected)
 
 
 def test_the_seed_matters_and_zero_rows_are_placed():

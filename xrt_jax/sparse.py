@@ -5,7 +5,8 @@ dense part is never stored as CSR entries. Compiled code sees both parts as four
 """
 
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -195,12 +196,31 @@ def to_csr(X) -> sp.csr_matrix:
     return canonical(sp.hstack(parts, format="csr") if len(parts) > 1 else parts[0], "csr")
 
 
+@njit(cache=True, nogil=True)
+def _row_squares(indptr, data):
+    total = np.zeros(len(indptr) - 1)
+    for row in range(len(total)):
+        for k in range(indptr[row], indptr[row + 1]):
+            total[row] += np.float64(data[k]) * data[k]
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _scaled(indptr, data, factor):
+    scaled = np.empty(len(data), np.float32)
+    for row in range(len(indptr) - 1):
+        for k in range(indptr[row], indptr[row + 1]):
+            scaled[k] = data[k] * factor[row]
+    return scaled
+
+
 def row_norms(X) -> np.ndarray:
     """L2 norm of every row of X (csr, ndarray or Features, parts concatenated): float64 [n]."""
     parts = X if isinstance(X, Features) else (X, None) if sp.issparse(X) else (None, X)
     total = np.zeros(nr_rows(X))
     if parts[0] is not None:
-        total += np.asarray(parts[0].multiply(parts[0]).sum(axis=1, dtype=np.float64)).ravel()
+        A = parts[0].tocsr()
+        total += _row_squares(A.indptr, A.data)
     if parts[1] is not None:
         total += np.einsum("nd,nd->n", parts[1], parts[1], dtype=np.float64)
     return np.sqrt(total)
@@ -210,8 +230,7 @@ def scale_rows(A, factor: np.ndarray):
     """Row i of A (csr or ndarray) times factor[i]; float32, a new matrix."""
     if not sp.issparse(A):
         return np.ascontiguousarray(A * factor[:, None], dtype=np.float32)
-    data = A.data * np.repeat(factor, np.diff(A.indptr))
-    return sp.csr_matrix((data.astype(np.float32), A.indices, A.indptr), shape=A.shape)
+    return sp.csr_matrix((_scaled(A.indptr, A.data, factor), A.indices, A.indptr), shape=A.shape)
 
 
 def inverse_or_one(norms: np.ndarray) -> np.ndarray:
@@ -379,6 +398,28 @@ def thread_map(fn, jobs):
         yield from pool.map(fn, jobs)
 
 
+def thread_unordered(fn, jobs):
+    """Yield (job, fn(job)) as they get done, from numba.get_num_threads() threads.
+
+    At most two results a thread wait to be taken, so that memory stays bounded.
+    """
+    nr_threads = min(numba.get_num_threads(), len(jobs))
+    if nr_threads <= 1:
+        yield from ((job, fn(job)) for job in jobs)
+        return
+    rest = iter(jobs)
+    with ThreadPoolExecutor(nr_threads) as pool:
+        running = {pool.submit(fn, job): job for job in islice(rest, 2 * nr_threads)}
+        try:
+            while running:
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    job = running.pop(future)
+                    running |= {pool.submit(fn, following): following for following in islice(rest, 1)}
+                    yield job, future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def tracked(results, sizes, progress, desc: str):
     """Yield `results`, telling progress(total, desc) of sizes[i] more units after the i-th; progress None: silently."""
     bar = progress(int(sum(sizes)), desc) if progress else None
@@ -397,6 +438,27 @@ def save_npz(path, A) -> None:
     """Write the sparse matrix A to exactly `path`, uncompressed (PECOS's C++ reads no other), in one step."""
     with replace_file(path) as tmp, open(tmp, "wb") as file:
         sp.save_npz(file, A, compressed=False)
+
+
+def write_csc_npz(path, shape: tuple[int, int], indptr: np.ndarray, indices, data) -> None:
+    """Write a csc matrix as save_npz does, from blocks of bytes of its int32 indices and float32 data, in one step."""
+    dtype = index_dtype(shape, int(indptr[-1]))
+    if dtype is not np.int32:
+        indices = (np.frombuffer(block, np.int32).astype(dtype).tobytes() for block in indices)
+    members = (
+        ("indices", dtype, (int(indptr[-1]),), indices),
+        ("indptr", dtype, indptr.shape, [indptr.astype(dtype).tobytes()]),
+        ("format", "S3", (), [b"csc"]),
+        ("shape", np.int64, (2,), [np.array(shape, np.int64).tobytes()]),
+        ("data", np.float32, (int(indptr[-1]),), data),
+    )
+    with replace_file(path) as tmp, zipfile.ZipFile(tmp, "w") as archive:
+        for name, kind, length, blocks in members:
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                header = {"descr": np.dtype(kind).str, "fortran_order": False, "shape": length}
+                np.lib.format.write_array_header_1_0(file, header)
+                for block in blocks:
+                    file.write(block)
 
 
 def read_array(file) -> np.ndarray:

@@ -76,15 +76,24 @@ def complete_chain(C_leaf, *, nr_splits: int, min_codes: int | None) -> list[sp.
     return chain
 
 
-def check_chain(chain: list[sp.csc_matrix], source: str) -> None:
-    """ValueError naming `source` unless the matrices fit together and the top has one column."""
-    if not chain or chain[0].shape[1] != 1:
-        raise ValueError(f"{source}: the first cluster matrix must have 1 column (the root); complete the chain first")
+def check_fits(chain: list[sp.csc_matrix], source: str) -> None:
+    """ValueError naming `source` unless entries are in range and each matrix fits the one above."""
+    if not chain:
+        raise ValueError(f"{source}: there is no matrix in it")
+    for t, C in enumerate(chain):
+        canonical(C, "csc", f"{source}: C{t}")  # entries in range, finite
     for t in range(1, len(chain)):
         if chain[t].shape[1] != chain[t - 1].shape[0]:
             raise ValueError(
                 f"{source}: C{t} has {chain[t].shape[1]} columns, but C{t - 1} has {chain[t - 1].shape[0]} rows"
             )
+
+
+def check_chain(chain: list[sp.csc_matrix], source: str) -> None:
+    """As check_fits; and the top must have one column."""
+    check_fits(chain, source)
+    if chain[0].shape[1] != 1:
+        raise ValueError(f"{source}: the first cluster matrix must have 1 column (the root); complete the chain first")
 
 
 def save_chain(folder, chain: list[sp.csc_matrix]) -> None:
@@ -95,16 +104,26 @@ def save_chain(folder, chain: list[sp.csc_matrix]) -> None:
         write_json(tmp / "config.json", {"len": len(chain)})
 
 
-def load_chain(folder) -> list[sp.csc_matrix]:
-    """Read a PECOS chain folder (config.json with "len", C0.npz …)."""
-    config = Path(folder) / "config.json"
+def load_chain(path, *, nr_splits: int = 16, min_codes: int | None = None) -> list[sp.csc_matrix]:
+    """Read a cluster chain.
+
+    Args:
+        path: PECOS chain folder (config.json with "len", C0.npz …), or an npz file with the leaf matrix [L, leaves].
+        nr_splits, min_codes: how the levels above a lone leaf matrix are built (complete_chain); a folder has them.
+
+    Returns:
+        Chain, top first. FileNotFoundError or ValueError names what is wrong with the files.
+    """
+    if Path(path).is_file():
+        return complete_chain(load_npz(path), nr_splits=nr_splits, min_codes=min_codes)
+    config = Path(path) / "config.json"
     if not config.is_file():
-        raise FileNotFoundError(f"{folder}: no cluster chain here (config.json is missing)")
+        raise FileNotFoundError(f"{path}: no cluster chain here (config.json is missing)")
     depth = read_json(config).get("len")
     if not isinstance(depth, int):
         raise ValueError(f'{config}: the key "len" with the number of levels is missing')
-    chain = [canonical(load_npz(Path(folder) / f"C{t}.npz"), "csc") for t in range(depth)]
-    check_chain(chain, str(folder))
+    chain = [canonical(load_npz(Path(path) / f"C{t}.npz"), "csc") for t in range(depth)]
+    check_chain(chain, str(path))
     return chain
 
 
@@ -116,3 +135,71 @@ def aggregate_labels(Y, chain: list[sp.csc_matrix]) -> list[sp.csr_matrix]:
     for C in chain[:0:-1]:
         levels.insert(0, canonical(levels[0] @ C, "csr"))
     return levels
+
+
+def pattern(A) -> sp.csr_matrix:
+    """csr float32 with a one wherever A stores an entry."""
+    A = canonical(A, "csr")
+    return sp.csr_matrix((np.ones(A.nnz, np.float32), A.indices, A.indptr), shape=A.shape)
+
+
+def _check_matches(matches: dict, chain: list[sp.csc_matrix]) -> None:
+    """ValueError for a height that the chain does not have, a wrong number of nodes, or unequal numbers of rows."""
+    widths = [chain[-1].shape[0]] + [C.shape[1] for C in chain[::-1]]
+    for height, M in matches.items():
+        if height not in range(len(widths)):
+            raise ValueError(f"matches for height {height}: the chain has the heights 0 (labels) to {len(chain)}")
+        if M.shape[1] != widths[height]:
+            raise ValueError(f"matches for height {height} have {M.shape[1]} columns, the chain {widths[height]} nodes")
+    if len({M.shape[0] for M in matches.values()}) > 1:
+        rows = ", ".join(f"{height}: {M.shape[0]}" for height, M in sorted(matches.items()))
+        raise ValueError(f"matches have unequal numbers of rows ({rows}): each needs one row an instance")
+
+
+def matching_chain(matches: dict, chain: list[sp.csc_matrix]) -> list[sp.csr_matrix | None]:
+    """Clusters that each instance is trained on besides its own, pushed up the tree (as PECOS's user-supplied ones).
+
+    Args:
+        matches: height above the labels -> sparse [n, nodes of that height]: 0 for labels, 1 for leaf clusters …; any
+            stored entry counts; None is as good as no entry.
+        chain: C_0 … C_{D-1}.
+
+    Returns:
+        For each level t the pattern, csr float32 [n, nodes of level t-1], of what was given there or below; None where
+        nothing was. Level 0 has the columns of C_0.
+    """
+    matches = {height: M for height, M in matches.items() if M is not None}
+    _check_matches(matches, chain)
+    below = pattern(matches[0]) if 0 in matches else None
+    levels = []
+    for height, C in enumerate(chain[::-1], start=1):
+        found = [] if below is None else [below @ C]
+        found += [pattern(matches[height])] if height in matches else []
+        below = pattern(sum(found[1:], start=found[0])) if found else None
+        levels.insert(0, below)
+    return levels
+
+
+def part_of_tree(mode: str, ranker_level: int, Y, chain: list[sp.csc_matrix]):
+    """The part of a tree that is trained (as PECOS's XLinearModel modes).
+
+    Args:
+        mode: "full-model": all levels; "matcher": the top D - ranker_level levels; "ranker": the bottom ranker_level.
+        ranker_level: levels of the ranker, 1 … D - 1; not read for the full model.
+        Y: sparse [n, L].
+        chain: C_0 … C_{D-1}.
+
+    Returns:
+        (Y, chain) of the part: a matcher's Y counts the labels of its last nodes; a ranker's first matrix has a column
+        for each node above it, more than one.
+    """
+    if mode not in ("full-model", "matcher", "ranker"):
+        raise ValueError(f"mode {mode!r} is unknown: choose full-model, matcher or ranker")
+    if mode == "full-model":
+        return Y, chain
+    if not 0 < ranker_level < len(chain):
+        raise ValueError(f"ranker_level={ranker_level}: a tree of {len(chain)} levels splits at 1 to {len(chain) - 1}")
+    split = len(chain) - ranker_level
+    if mode == "ranker":
+        return Y, chain[split:]
+    return aggregate_labels(Y, chain)[split - 1], chain[:split]

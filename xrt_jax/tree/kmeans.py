@@ -3,91 +3,229 @@
 Every node of a binary layer is halved by projecting its labels on the difference of two cluster centres. All random
 numbers come from (seed, node id) and all sums run in a fixed order, so the tree does not depend on the number of
 threads.
+
+A round would read all rows twice: to sum the halves and to score them. Instead the sums are moved by the rows that
+change sides, and a row's score is computed again only where the way that the sums have gone since could have carried
+the row past the middle (Cauchy-Schwarz: a dot product changes by at most |row| times the length of that way).
 """
 
 from functools import partial
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 from numba import njit
 
-from xrt_jax.sparse import FeatureArrays, as_features, feature_arrays, lowest, nr_rows, thread_map, tracked, view_rows
+from xrt_jax.sparse import Features, as_features, feature_arrays, lowest, nr_features, nr_rows, thread_map, tracked
 from xrt_jax.tree.chain import binary_depth, complete_chain
 
 # A node with more labels than this is summed and scored in NR_BLOCKS fixed blocks of rows, each by one thread.
 LARGE_NODE = 16384
 NR_BLOCKS = 16
-# A centre of length zero is a zero vector, whatever it is divided by.
-TINY = 1e-30
+# The nodes of a layer are handed to threads in at most this many groups; a group shares its buffers.
+NR_GROUPS = 64
+# Moving rows in and out leaves rounding errors in a sum that should be zero; its square is below this share of both.
+ROUNDING = 1e-12
 
 
-# ---------------------------------------------------------------------------- one node, compiled
+class Rows(NamedTuple):
+    """Label embeddings for compiled code: row i has the sparse entries start[i]:stop[i] and dense[i].
+
+    Attributes:
+        start, stop: int64 [L]; indices: uint32 [nnz]; values: float32 [nnz].
+        dense: float32 [L, d_d], no columns where there is no dense part.
+        norms: float64 [L], lengths of the whole rows.
+    """
+
+    start: np.ndarray
+    stop: np.ndarray
+    indices: np.ndarray
+    values: np.ndarray
+    dense: np.ndarray
+    norms: np.ndarray
+
+
+class Settings(NamedTuple):
+    """What all nodes have in common."""
+
+    seed: int
+    spherical: bool
+    max_iter: int
+
+
+# ---------------------------------------------------------------------------- random numbers
 
 
 @njit(cache=True, nogil=True)
-def _first_pair(seed, node, n):
-    """Two different rows of n, drawn by splitmix64 from (seed, node)."""
-    drawn = np.empty(2, np.uint64)
+def _draws(seed, node, count):
+    """uint64 [count] by splitmix64 from (seed, node)."""
+    drawn = np.empty(count, np.uint64)
     state = np.uint64(seed) * np.uint64(0xD1342543DE82EF95) + np.uint64(node)
-    for i in range(2):
+    for i in range(count):
         state += np.uint64(0x9E3779B97F4A7C15)
         z = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         drawn[i] = z ^ (z >> np.uint64(31))
+    return drawn
+
+
+@njit(cache=True, nogil=True)
+def _first_pair(seed, node, n):
+    """Two different rows of n: (left, right)."""
+    drawn = _draws(seed, node, 2)
     right = np.int64(drawn[0] % np.uint64(n))
     return (right + 1 + np.int64(drawn[1] % np.uint64(n - 1))) % n, right
 
 
 @njit(cache=True, nogil=True)
-def _add_row(start, stop, indices, values, dense_row, factor, center):
-    """center += factor · row; its sparse columns come first, the dense ones at the end."""
-    for k in range(start, stop):
-        center[indices[k]] += factor * values[k]
-    first = len(center) - len(dense_row)
-    for j in range(len(dense_row)):
-        center[first + j] += factor * dense_row[j]
+def _sample(rows, rate, seed, node):
+    """floor(rate · n) of the rows, at least 2, in their order."""
+    count = min(len(rows), max(2, int(rate * len(rows))))
+    if count == len(rows):
+        return rows
+    order, chosen = np.arange(len(rows)), np.zeros(len(rows), np.bool_)
+    drawn = _draws(seed, node, 2 + count)[2:]  # the first two are the first pair's
+    for i in range(count):
+        j = i + np.int64(drawn[i] % np.uint64(len(rows) - i))
+        order[i], order[j] = order[j], order[i]
+        chosen[order[i]] = True
+    return rows[chosen]
+
+
+# ---------------------------------------------------------------------------- passes over rows, compiled
 
 
 @njit(cache=True, nogil=True)
-def _sum_halves(start, stop, indices, values, dense, rows, side, nr_columns):
-    """Sums of the left (0) and right (1) rows: float32 [2, nr_columns]."""
-    centers = np.zeros((2, nr_columns), np.float32)
+def _norms(start, stop, values, dense):
+    """Length of every row: float64 [n]."""
+    norms = np.empty(len(start))
+    for i in range(len(start)):
+        square = 0.0
+        for value in values[start[i] : stop[i]]:
+            square += np.float64(value) * value
+        for value in dense[i]:
+            square += np.float64(value) * value
+        norms[i] = np.sqrt(square)
+    return norms
+
+
+@njit(cache=True, nogil=True)
+def _add_row(Z, row, factor, sums, half):
+    """sums[:, half] += factor · row; sums [columns, halves] has the sparse columns first, the dense ones at the end."""
+    for k in range(Z.start[row], Z.stop[row]):
+        sums[Z.indices[k], half] += factor * Z.values[k]
+    first = len(sums) - Z.dense.shape[1]
+    for j in range(Z.dense.shape[1]):
+        sums[first + j, half] += factor * Z.dense[row, j]
+
+
+@njit(cache=True, nogil=True)
+def _add_rows(Z, rows, factor, half, sums):
+    """Every row with its own factor (0: left out) to its own half of the sums."""
     for i in range(len(rows)):
-        _add_row(start[i], stop[i], indices, values, dense[rows[i]], np.float32(1), centers[side[i]])
-    return centers
+        if factor[i] != 0:
+            _add_row(Z, rows[i], factor[i], sums, half[i])
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _scores(start, stop, indices, values, dense, rows, direction):
-    """<direction, row> of every row: float32 [rows]."""
-    scores = np.empty(len(rows), np.float32)
-    first = len(direction) - dense.shape[1]
-    for i in range(len(rows)):
-        total = np.float32(0)
-        for k in range(start[i], stop[i]):
-            total += direction[indices[k]] * values[k]
-        for j in range(dense.shape[1]):
-            total += direction[first + j] * dense[rows[i], j]
-        scores[i] = total
-    return scores
+def _dense_dot(Z, row, sums, half):
+    first = len(sums) - Z.dense.shape[1]
+    total = np.float32(0)
+    for j in range(Z.dense.shape[1]):
+        total += sums[first + j, half] * Z.dense[row, j]
+    return total
 
 
 @njit(cache=True, nogil=True)
-def _direction(centers, side, spherical):
-    """Right centre minus left centre: of unit length each (spherical), or means."""
-    size = np.zeros(2)
-    if spherical:
-        for half in range(2):
-            for value in centers[half]:
-                size[half] += np.float64(value) * value
-        size = np.sqrt(size)
-    else:
-        for half in side:
-            size[half] += 1
-    direction = np.empty(centers.shape[1], np.float32)
-    for j in range(len(direction)):
-        direction[j] = centers[1, j] / max(size[1], TINY) - centers[0, j] / max(size[0], TINY)
-    return direction
+def _right_dots(Z, rows, wanted, sums, dots):
+    """dots[i] = <right sum, row i> where wanted."""
+    for i in range(len(rows)):
+        if wanted[i]:
+            # four chains of additions hide their latency; left to itself the compiler takes gather instructions,
+            # which are several times slower
+            a, b, c, d = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+            k, stop = Z.start[rows[i]], Z.stop[rows[i]]
+            while k + 4 <= stop:
+                a += sums[Z.indices[k], 1] * Z.values[k]
+                b += sums[Z.indices[k + 1], 1] * Z.values[k + 1]
+                c += sums[Z.indices[k + 2], 1] * Z.values[k + 2]
+                d += sums[Z.indices[k + 3], 1] * Z.values[k + 3]
+                k += 4
+            while k < stop:
+                a += sums[Z.indices[k], 1] * Z.values[k]
+                k += 1
+            dots[i] = (a + b) + (c + d) + _dense_dot(Z, rows[i], sums, 1)
+
+
+@njit(cache=True, nogil=True)
+def _both_dots(Z, rows, sums):
+    """<left sum, row> and <right sum, row> of every row: float32 [n, 2]."""
+    dots = np.empty((len(rows), 2), np.float32)
+    for i in range(len(rows)):
+        a, b, c, d = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+        k, stop = Z.start[rows[i]], Z.stop[rows[i]]
+        while k + 2 <= stop:
+            a += sums[Z.indices[k], 0] * Z.values[k]
+            b += sums[Z.indices[k], 1] * Z.values[k]
+            c += sums[Z.indices[k + 1], 0] * Z.values[k + 1]
+            d += sums[Z.indices[k + 1], 1] * Z.values[k + 1]
+            k += 2
+        if k < stop:
+            a += sums[Z.indices[k], 0] * Z.values[k]
+            b += sums[Z.indices[k], 1] * Z.values[k]
+        dots[i, 0] = a + c + _dense_dot(Z, rows[i], sums, 0)
+        dots[i, 1] = b + d + _dense_dot(Z, rows[i], sums, 1)
+    return dots
+
+
+@njit(cache=True, nogil=True)
+def _shift(columns, step, sums, squares):
+    """Move the step [columns, 1] from the left sum to the right one and zero it; returns its square.
+
+    squares [2], those of both sums, are kept up to date. A column may come twice.
+    """
+    square = 0.0
+    for j in columns:
+        x = step[j, 0]
+        if x != 0:
+            left, right = np.float64(sums[j, 0]), np.float64(sums[j, 1])
+            sums[j, 0] -= x
+            sums[j, 1] += x
+            squares[0] += np.float64(sums[j, 0]) * sums[j, 0] - left * left
+            squares[1] += np.float64(sums[j, 1]) * sums[j, 1] - right * right
+            square += np.float64(x) * x
+            step[j, 0] = 0
+    return square
+
+
+@njit(cache=True, nogil=True)
+def _shift_rows(Z, rows, factor, step, sums, squares):
+    """_shift over the columns of the rows that have a factor."""
+    square = 0.0
+    for i in range(len(rows)):
+        if factor[i] != 0:
+            square += _shift(Z.indices[Z.start[rows[i]] : Z.stop[rows[i]]], step, sums, squares)
+    first = len(sums) - Z.dense.shape[1]
+    return square + _shift(np.arange(first, len(sums)), step, sums, squares)
+
+
+@njit(cache=True, nogil=True)
+def _clear(Z, rows, sums):
+    """Zero the columns of the rows, or everything where that is less."""
+    nnz = 0
+    for row in rows:
+        nnz += Z.stop[row] - Z.start[row]
+    if nnz > len(sums):
+        sums[:] = 0
+        return
+    for row in rows:
+        for k in range(Z.start[row], Z.stop[row]):
+            sums[Z.indices[k]] = 0
+    sums[len(sums) - Z.dense.shape[1] :] = 0
+
+
+# ---------------------------------------------------------------------------- scores and sides, compiled
 
 
 @njit(cache=True, nogil=True)
@@ -97,86 +235,255 @@ def _halve(scores):
 
 
 @njit(cache=True, nogil=True)
-def _same(side, other):
-    moved = 0
-    for i in range(len(side)):
-        moved += side[i] != other[i]
-    return moved == 0
+def _weights(squares, n, spherical):
+    """What the left and the right sum are multiplied with: 1 / length (spherical; 0 for no length) or 1 / rows."""
+    if not spherical:
+        return 1 / (n // 2), 1 / (n - n // 2)
+    least = ROUNDING * (squares[0] + squares[1])
+    left, right = squares[0], squares[1]
+    return (1 / np.sqrt(left) if left > least else 0.0), (1 / np.sqrt(right) if right > least else 0.0)
 
 
 @njit(cache=True, nogil=True)
-def _split_node(start, stop, indices, values, dense, rows, nr_sparse, seed, node, spherical, max_iter):
-    """side [n] of one node's rows after at most max_iter rounds of 2-means."""
-    nr_columns = nr_sparse + dense.shape[1]
-    left, right = _first_pair(seed, node, len(rows))
-    difference = np.zeros(nr_columns, np.float32)
-    _add_row(start[left], stop[left], indices, values, dense[rows[left]], np.float32(-1), difference)
-    _add_row(start[right], stop[right], indices, values, dense[rows[right]], np.float32(1), difference)
-    side = _halve(_scores(start, stop, indices, values, dense, rows, difference))
-    for _ in range(1, max_iter):
-        centers = _sum_halves(start, stop, indices, values, dense, rows, side, nr_columns)
-        last = side
-        side = _halve(_scores(start, stop, indices, values, dense, rows, _direction(centers, side, spherical)))
-        if _same(side, last):
+def _weighted(dots, left, right):
+    """score = right · <right sum, row> - left · <left sum, row>: float32 [n]."""
+    scores = np.empty(len(dots), np.float32)
+    for i in range(len(dots)):
+        scores[i] = right * dots[i, 1] - left * dots[i, 0]
+    return scores
+
+
+@njit(cache=True, nogil=True)
+def _kth_bound(scores, k):
+    """The k-th lowest score (from 1): the greatest that is in the mask of the k lowest."""
+    mask = lowest(scores, k)
+    greatest = np.float32(-np.inf)
+    for i in range(len(scores)):
+        if mask[i] and scores[i] > greatest:
+            greatest = scores[i]
+    return greatest
+
+
+@njit(cache=True, nogil=True)
+def _bounded_scores(dots, totals, reach, left, right):
+    """Sides that are certain while <right sum, row> is only known to be in dots[i] ± reach[i].
+
+    The middle lies between the same order statistics of the lower and of the upper bounds.
+
+    Returns:
+        scores: float32 [n], -inf for a row that is on the left for certain, inf for one on the right.
+        undecided: uint8 [n], 1 where the score must be computed.
+    """
+    low, high = np.empty(len(dots), np.float32), np.empty(len(dots), np.float32)
+    for i in range(len(dots)):
+        score = (right + left) * dots[i] - left * totals[i]
+        low[i], high[i] = score - (right + left) * reach[i], score + (right + left) * reach[i]
+    least, most = _kth_bound(low, len(dots) // 2), _kth_bound(high, len(dots) // 2)
+    scores, undecided = np.empty(len(dots), np.float32), np.zeros(len(dots), np.uint8)
+    for i in range(len(dots)):
+        if high[i] < least:
+            scores[i] = -np.inf
+        elif low[i] > most:
+            scores[i] = np.inf
+        else:
+            undecided[i] = 1
+    return scores, undecided
+
+
+@njit(cache=True, nogil=True)
+def _settle(scores, undecided, dots, totals, left, right):
+    """Fill in the scores of the undecided rows from their dot products; returns the sides."""
+    for i in range(len(scores)):
+        if undecided[i]:
+            scores[i] = (right + left) * dots[i] - left * totals[i]
+    return _halve(scores)
+
+
+@njit(cache=True, nogil=True)
+def _steps(side, last):
+    """float32 [n]: 1 for a row that went right, -1 for one that went left, 0 for the others."""
+    steps = np.empty(len(side), np.float32)
+    for i in range(len(side)):
+        steps[i] = np.float32(side[i]) - np.float32(last[i])
+    return steps
+
+
+@njit(cache=True, nogil=True)
+def _side_squares(dots, side):
+    """Squares of both sums: <sum, sum> is the sum of its own rows' dot products with it."""
+    squares = np.zeros(2)
+    for i in range(len(side)):
+        squares[side[i]] += dots[i, side[i]]
+    return squares
+
+
+# ---------------------------------------------------------------------------- one node, compiled
+
+
+@njit(cache=True, nogil=True)
+def _two_means(Z, rows, node, settings, sums, step):
+    """(side [n], weights of the last direction); `sums` holds that direction's sums, both buffers come in zeroed."""
+    n = len(rows)
+    ones, everyone = np.ones(n, np.float32), np.ones(n, np.uint8)
+    dots = np.empty(n, np.float32)
+    left, right = _first_pair(settings.seed, node, n)
+    _add_row(Z, rows[left], np.float32(-1), sums, 1)
+    _add_row(Z, rows[right], np.float32(1), sums, 1)
+    _right_dots(Z, rows, everyone, sums, dots)
+    side = _halve(dots)
+    if settings.max_iter == 1:
+        return side, (0.0, 1.0)
+    _clear(Z, np.array([rows[left], rows[right]]), sums)
+    _add_rows(Z, rows, ones, side, sums)
+    both = _both_dots(Z, rows, sums)
+    squares = _side_squares(both, side)
+    weights = _weights(squares, n, settings.spherical)
+    last, side = side, _halve(_weighted(both, *weights))
+    dots, totals = both[:, 1].copy(), both[:, 0] + both[:, 1]
+    way, seen = 0.0, np.zeros(n)
+    for _ in range(2, settings.max_iter):
+        steps = _steps(side, last)
+        if not steps.any():
             break
+        _add_rows(Z, rows, steps, np.zeros(n, np.uint8), step)
+        way += np.sqrt(_shift_rows(Z, rows, steps, step, sums, squares))
+        weights = _weights(squares, n, settings.spherical)
+        scores, undecided = _bounded_scores(dots, totals, Z.norms[rows] * (way - seen), *weights)
+        _right_dots(Z, rows, undecided, sums, dots)
+        seen = np.where(undecided == 1, way, seen)
+        last, side = side, _settle(scores, undecided, dots, totals, *weights)
+    return side, weights
+
+
+@njit(cache=True, nogil=True)
+def _split_node(Z, rows, rate, node, settings, sums, step):
+    """side [n] of one node's rows; the buffers come in zeroed and are zeroed again."""
+    sample = _sample(rows, rate, settings.seed, node)
+    side, weights = _two_means(Z, sample, node, settings, sums, step)
+    if len(sample) < len(rows):
+        side = _halve(_weighted(_both_dots(Z, rows, sums), *weights))
+    _clear(Z, sample, sums)
     return side
 
 
 # ---------------------------------------------------------------------------- one node, many threads
 
 
-def _split_large_node(
-    Z: FeatureArrays, rows: np.ndarray, seed: int, node: int, spherical: bool, max_iter: int
-) -> np.ndarray:
-    """As _split_node, with the passes over the rows in fixed blocks, so that several threads can share them."""
-    nr_columns = Z.nr_sparse + Z.dense.shape[1]
-    blocks = np.array_split(np.arange(len(rows)), NR_BLOCKS)
+def _over_blocks(fn, rows: np.ndarray) -> np.ndarray:
+    """fn(block of rows) of every block, side by side, joined."""
+    return np.concatenate(list(thread_map(fn, np.array_split(rows, NR_BLOCKS))))
 
-    def over_blocks(fn):
-        # view_rows would copy a block: the whole node is large, so its rows are read in place
-        return thread_map(
-            lambda b: fn(Z.indptr[rows[b]], Z.indptr[rows[b] + 1], Z.indices, Z.data, Z.dense, rows[b], b), blocks
-        )
 
-    def sums(side, *block):
-        return _sum_halves(*block[:-1], side[block[-1]], nr_columns)
+def _sum_blocks(Z: Rows, rows: np.ndarray, factor: np.ndarray, half: np.ndarray, shape) -> np.ndarray:
+    """Sums [columns, halves] of the rows; few rows make one block, because every block has sums of its own."""
+    nr_blocks = min(NR_BLOCKS, 1 + len(rows) // 1024)
 
-    def scores(direction):
-        return np.concatenate(list(over_blocks(lambda *a: _scores(*a[:-1], direction))))
+    def block_sum(block):
+        sums = np.zeros(shape, np.float32)
+        _add_rows(Z, rows[block], factor[block], half[block], sums)
+        return sums
 
-    difference = np.zeros(nr_columns, np.float32)
-    for row, sign in zip(rows[list(_first_pair(seed, node, len(rows)))], (np.float32(-1), np.float32(1)), strict=True):
-        _add_row(Z.indptr[row], Z.indptr[row + 1], Z.indices, Z.data, Z.dense[row], sign, difference)
-    side = _halve(scores(difference))
-    for _ in range(1, max_iter):
-        centers = sum(over_blocks(partial(sums, side)))
-        last, side = side, _halve(scores(_direction(centers, side, spherical)))
-        if _same(side, last):
+    blocks = np.array_split(np.arange(len(rows)), nr_blocks)
+    return sum(thread_map(block_sum, blocks[1:]), start=block_sum(blocks[0]))
+
+
+def _right_dots_of(Z: Rows, sums: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """<right sum, row>: float32 [n]."""
+
+    def block_dots(block):
+        dots = np.empty(len(block), np.float32)
+        _right_dots(Z, block, np.ones(len(block), np.uint8), sums, dots)
+        return dots
+
+    return _over_blocks(block_dots, rows)
+
+
+def _two_means_in_blocks(Z: Rows, rows: np.ndarray, node: int, settings: Settings, nr_columns: int):
+    """(side, weights, sums) as _two_means, with the passes over the rows in fixed blocks for several threads."""
+    n = len(rows)
+    shape, columns = (nr_columns, 2), np.arange(nr_columns)
+    pair = np.array(_first_pair(settings.seed, node, n))
+    sums = _sum_blocks(Z, rows[pair], np.array([-1, 1], np.float32), np.ones(2, np.uint8), shape)
+    side = _halve(_right_dots_of(Z, sums, rows))
+    if settings.max_iter == 1:
+        return side, (0.0, 1.0), sums
+    sums = _sum_blocks(Z, rows, np.ones(n, np.float32), side, shape)
+    both = _over_blocks(lambda block: _both_dots(Z, block, sums), rows)
+    squares = _side_squares(both, side)
+    weights = _weights(squares, n, settings.spherical)
+    last, side = side, _halve(_weighted(both, *weights))
+    dots, totals = both[:, 1].copy(), both[:, 0] + both[:, 1]
+    way, seen = 0.0, np.zeros(n)
+    for _ in range(2, settings.max_iter):
+        steps = _steps(side, last)
+        moved = np.flatnonzero(steps)
+        if len(moved) == 0:
             break
-    return side
+        step = _sum_blocks(Z, rows[moved], steps[moved], np.zeros(len(moved), np.uint8), (nr_columns, 1))
+        way += np.sqrt(_shift(columns, step, sums, squares))
+        weights = _weights(squares, n, settings.spherical)
+        scores, undecided = _bounded_scores(dots, totals, Z.norms[rows] * (way - seen), *weights)
+        again = np.flatnonzero(undecided)
+        dots[again], seen[again] = _right_dots_of(Z, sums, rows[again]), way
+        last, side = side, _settle(scores, undecided, dots, totals, *weights)
+    return side, weights, sums
+
+
+def _split_large_node(
+    Z: Rows, rows: np.ndarray, rate: float, node: int, settings: Settings, nr_columns: int
+) -> np.ndarray:
+    """As _split_node."""
+    sample = _sample(rows, rate, settings.seed, node)
+    side, weights, sums = _two_means_in_blocks(Z, sample, node, settings, nr_columns)
+    if len(sample) == len(rows):
+        return side
+    return _halve(_over_blocks(lambda block: _weighted(_both_dots(Z, block, sums), *weights), rows))
 
 
 # ---------------------------------------------------------------------------- the tree
 
 
-def _split(
-    Z: FeatureArrays, seed: int, spherical: bool, max_iter: int, job: tuple[int, np.ndarray]
-) -> list[np.ndarray]:
-    """The two halves of one node's label ids, each ascending."""
-    node, rows = job
-    if len(rows) > LARGE_NODE:
-        side = _split_large_node(Z, rows, seed, node, spherical, max_iter)
-    else:
-        view = view_rows(Z, rows)
-        side = _split_node(*view[:4], Z.dense, rows, len(view.columns), seed, node, spherical, max_iter)
-    return [rows[side == 0], rows[side == 1]]
+def _split_nodes(Z: Rows, nr_columns: int, rate: float, settings: Settings, jobs) -> list[np.ndarray]:
+    """The halves, each ascending, of every node of the jobs (node, its label ids), one after the other."""
+    sums, step = np.zeros((nr_columns, 2), np.float32), np.zeros((nr_columns, 1), np.float32)
+    halves = []
+    for node, rows in jobs:
+        if len(rows) > LARGE_NODE:
+            side = _split_large_node(Z, rows, rate, node, settings, nr_columns)
+        else:
+            side = _split_node(Z, rows, rate, node, settings, sums, step)
+        halves += [rows[side == 0], rows[side == 1]]
+    return halves
 
 
-def _split_layer(split, jobs: list[tuple[int, np.ndarray]]):
-    """Large nodes one after the other (threads inside), small ones side by side; order kept."""
-    if len(jobs[0][1]) > LARGE_NODE:
-        return map(split, jobs)
-    return thread_map(split, jobs)
+def _split_layer(split, jobs, progress, desc: str) -> list[np.ndarray]:
+    """All halves of a layer: large nodes one after the other (threads inside), small ones side by side."""
+    large = len(jobs[-1][1]) > LARGE_NODE  # the last node is never smaller than another
+    nr_groups = len(jobs) if large else min(len(jobs), NR_GROUPS)
+    bounds = [i * len(jobs) // nr_groups for i in range(nr_groups + 1)]
+    groups = [jobs[a:b] for a, b in pairwise(bounds)]
+    sizes = [sum(len(rows) for _, rows in group) for group in groups]
+    results = map(split, groups) if large else thread_map(split, groups)
+    return [half for halves in tracked(results, sizes, progress, desc) for half in halves]
+
+
+def _sample_rates(depth: int, max_rate: float, min_rate: float, warmup_ratio: float) -> list[float]:
+    """Share of a node's rows that its 2-means reads, a binary layer: min_rate, then in even steps to max_rate."""
+    if not 0 < min_rate <= max_rate <= 1:
+        raise ValueError(f"min_sample_rate={min_rate} and max_sample_rate={max_rate}: 0 < min <= max <= 1 is needed")
+    if not 0 <= warmup_ratio <= 1:
+        raise ValueError(f"warmup_ratio={warmup_ratio} must be between 0 and 1")
+    first = int(warmup_ratio * depth)
+    growth = [max(0, layer + 1 - first) / max(1, depth - first) for layer in range(depth)]
+    return [min_rate + (max_rate - min_rate) * share for share in growth]
+
+
+def _rows_of(Z: Features) -> Rows:
+    """The arrays of Z."""
+    arrays = feature_arrays(Z)
+    start, stop = arrays.indptr[:-1].copy(), arrays.indptr[1:].copy()
+    norms = _norms(start, stop, arrays.data, arrays.dense)
+    return Rows(start, stop, arrays.indices, arrays.data, arrays.dense, norms)
 
 
 def hierarchical_kmeans(
@@ -188,6 +495,10 @@ def hierarchical_kmeans(
     spherical: bool = True,
     seed: int = 0,
     kmeans_max_iter: int = 20,
+    do_sample: bool = False,
+    max_sample_rate: float = 1.0,
+    min_sample_rate: float = 0.1,
+    warmup_ratio: float = 0.4,
     progress=None,
 ) -> list[sp.csc_matrix]:
     """Cluster labels into a complete balanced tree.
@@ -198,8 +509,12 @@ def hierarchical_kmeans(
         min_codes: levels above are merged while they have more nodes than this; None stands for nr_splits.
         max_leaf_size: most labels in a leaf cluster; this many labels or fewer make no tree at all (one-versus-all).
         spherical: centres are scaled to unit length, else they are means.
-        seed: non-negative; with the node id it seeds the first two centres of a node.
+        seed: non-negative; with the node id it seeds the first two centres of a node, and its sample.
         kmeans_max_iter: most rounds of 2-means in a node, at least 1.
+        do_sample: run the 2-means of a node on a sample of its labels, then halve all of them once (as PECOS).
+        max_sample_rate: share of a node's labels that is sampled in the lowest binary layer.
+        min_sample_rate: the share in the top layers, above 0.
+        warmup_ratio: share of the layers that count as top layers; below them the rate grows evenly.
         progress: called as progress(total labels, description) for every binary layer.
 
     Returns:
@@ -212,13 +527,13 @@ def hierarchical_kmeans(
     if max_leaf_size >= nr_labels:
         return [sp.csc_matrix(np.ones((nr_labels, 1), np.float32))]
     depth = binary_depth(nr_labels, max_leaf_size)
-    split = partial(_split, feature_arrays(Z), seed, spherical, kmeans_max_iter)
+    rates = _sample_rates(depth, max_sample_rate, min_sample_rate, warmup_ratio)
+    rows, settings = _rows_of(Z), Settings(seed, spherical, kmeans_max_iter)
     groups = [np.arange(nr_labels)]
     for layer in range(depth):
-        jobs = [(2**layer + i, rows) for i, rows in enumerate(groups)]
-        sizes = [len(rows) for rows in groups]
-        halves = tracked(_split_layer(split, jobs), sizes, progress, f"clustering, layer {layer + 1} of {depth}")
-        groups = [half for pair in halves for half in pair]
+        jobs = [(2**layer + i, group) for i, group in enumerate(groups)]
+        split = partial(_split_nodes, rows, nr_features(Z), rates[layer] if do_sample else 1.0, settings)
+        groups = _split_layer(split, jobs, progress, f"clustering, layer {layer + 1} of {depth}")
     indptr = np.concatenate([[0], np.cumsum([len(group) for group in groups])])
     ones = np.ones(nr_labels, np.float32)
     C_leaf = sp.csc_matrix((ones, np.concatenate(groups), indptr), shape=(nr_labels, len(groups)))
