@@ -7,7 +7,7 @@ import scipy.sparse as sp
 
 from xrt_jax.tree.chain import complete_chain
 from xrt_jax.xlinear.folder import load_ranker, save_ranker
-from xrt_jax.xlinear.train import Level
+from xrt_jax.xlinear.level import Level
 
 
 def ranker(bias=1.0):

@@ -7,7 +7,8 @@ from scipy.optimize import minimize
 from xrt_jax.sparse import Features, normalize_rows
 from xrt_jax.tree.chain import aggregate_labels, complete_chain, per_level
 from xrt_jax.xlinear.predict import predict
-from xrt_jax.xlinear.train import relevance_chain, train_dense_head, train_level, train_ranker
+from xrt_jax.xlinear.level import train_dense_head, train_level
+from xrt_jax.xlinear.train import relevance_chain, train_ranker
 
 N, D, L, K = 60, 12, 9, 3
 
@@ -270,18 +271,34 @@ def test_settings_per_level():
     with pytest.raises(ValueError, match=r"eps has 3 values .* 2 levels"):
         train_ranker(X, Y, chain, eps=(0.1, 0.1, 0.1))
     for key, value in {
-        "negative_sampling": ("usn",),
+        "negative_sampling": ("tfn+tfn",),
         "post_processor": ("l9",),
         "rel_mode": "all",
         "rel_norm": "l3",
     }.items():
         with pytest.raises(ValueError, match=rf"ranker\.{key} is"):
             train_ranker(X, Y, chain, **{"rel_mode": "induce", key: value})
-    with pytest.raises(ValueError, match="root"):
-        train_ranker(X, Y, chain[1:])
+    for key, value in {
+        "solver": "SVM",
+        "Cp": 0.0,
+        "Cn": np.nan,
+        "eps": (0.1, -1.0),
+        "newton_eps": 0,
+        "max_iter": 0,
+        "threshold": -0.1,
+        "max_nonzeros_per_label": -1,
+        "bias": np.inf,
+        "only_topk": (0,),
+    }.items():
+        with pytest.raises(ValueError, match=rf"^ranker\.{key}(=| is)"):
+            train_ranker(X, Y, chain, **{key: value})
+    with pytest.raises(ValueError, match="usn, which needs the argument `matching`"):
+        train_ranker(X, Y, chain, negative_sampling=("usn+tfn",))
+    with pytest.raises(ValueError, match="C1 has 1 columns, but C0 has 9 rows"):
+        train_ranker(X, Y, chain[::-1])
 
 
-def test_progress_counts_every_label():
+def test_progress_counts_all_work():
     X, Y, chain = two_levels()
     done = {}
 
@@ -297,4 +314,8 @@ def test_progress_counts_every_label():
             pass
 
     train_ranker(X, Y, chain, negative_sampling=("man",), progress=Bar)
-    assert done == {"training 3 classifiers": [3, 3], "scoring 3 nodes": [N, N], "training 9 classifiers": [9, 9]}
+    assert set(done) == {"training 3 classifiers", "scoring 3 nodes", "training 9 classifiers"}
+    assert all(total == count > 0 for total, count in done.values())
+    done.clear()
+    train_ranker(X, Y, chain, progress=Bar)
+    assert list(done) == ["training 12 classifiers"]  # both levels at once

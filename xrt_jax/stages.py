@@ -18,8 +18,8 @@ from xrt_jax.sparse import load_npz, save_npz
 from xrt_jax.tree.chain import load_chain, save_chain
 from xrt_jax.tree.kmeans import hierarchical_kmeans
 from xrt_jax.tree.label_embedding import pifa
-from xrt_jax.xlinear.folder import load_ranker, save_ranker
-from xrt_jax.xlinear.train import train_ranker
+from xrt_jax.xlinear.folder import load_ranker
+from xrt_jax.xlinear.train import train_to_folder
 
 
 def open_workdir(config: ConfigDict, workdir: Path) -> Path:
@@ -101,7 +101,7 @@ def rank(config: ConfigDict, folder: Path, X, Y: csr_matrix):
     """Refined tree and linear ranker on features X: XR-Linear, and the last step of XR-Transformer."""
     chain = build_tree(config.refined_tree, config.seed, folder / "tree", X, Y)
     if not (folder / "ranker").is_dir():
-        save_ranker(folder / "ranker", train_ranker(X, Y, chain, **config.ranker, progress=progress))
+        train_to_folder(folder / "ranker", X, Y, chain, **config.ranker, progress=progress)
     return load_ranker(folder / "ranker")
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.sparse import csc_matrix, csr_matrix
 
-from xrt_jax.xlinear.train import train_dense_head
+from xrt_jax.xlinear.level import train_dense_head
 
 BOOTSTRAPS = ("linear", "weighted-linear", "inherit", "none")
 

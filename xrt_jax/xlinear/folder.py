@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from xrt_jax.disk import read_json, replace_folder, write_json
 from xrt_jax.sparse import canonical, load_npz, save_npz
 from xrt_jax.tree.chain import check_chain
-from xrt_jax.xlinear.train import Level, Ranker
+from xrt_jax.xlinear.level import Level, Ranker
 
 
 def _meta(class_fullname: str) -> dict:
@@ -30,12 +30,14 @@ def _read_param(path: Path, keys: tuple[str, ...]) -> dict:
     return content
 
 
-def _nr_features(level: Level) -> int:
-    return level.W.shape[0] - (level.bias > 0)
+def level_folder(folder: Path, t: int) -> Path:
+    """Where level t of the model folder is."""
+    return folder / "ranker" / f"{t}.model"
 
 
-def _save_level(folder: Path, level: Level) -> None:
-    save_npz(folder / "W.npz", canonical(level.W, "csc"))
+def save_level_but_weights(folder: Path, t: int, level: Level, nr_features: int) -> None:
+    """Write C.npz and param.json of level t."""
+    folder = level_folder(folder, t)
     save_npz(folder / "C.npz", canonical(level.C, "csc"))
     write_json(
         folder / "param.json",
@@ -43,7 +45,7 @@ def _save_level(folder: Path, level: Level) -> None:
             **_meta("pecos.xmc.base###MLModel"),
             "model": "MLModel",
             "nr_labels": level.C.shape[0],
-            "nr_features": _nr_features(level),
+            "nr_features": nr_features,
             "nr_codes": level.C.shape[1],
             "bias": float(level.bias),
             "pred_kwargs": {
@@ -55,22 +57,28 @@ def _save_level(folder: Path, level: Level) -> None:
     )
 
 
-def save_ranker(folder, ranker: Ranker) -> None:
-    """Write the ranker so that PECOS's XLinearModel.load reads it; the folder appears whole or not at all."""
-    last = ranker[-1]
+def save_top(folder: Path, depth: int, last: Level, nr_features: int) -> None:
+    """Write what says that the folder is a model, and its sizes."""
     param = {
         **_meta("pecos.xmc.base###HierarchicalMLModel"),
         "model": "HierarchicalMLModel",
-        "depth": len(ranker),
-        "nr_features": _nr_features(last),
+        "depth": depth,
+        "nr_features": nr_features,
         "nr_codes": last.C.shape[1],
         "nr_labels": last.C.shape[0],
     }
+    write_json(folder / "ranker" / "param.json", param)
+    write_json(folder / "param.json", _meta("pecos.xmc.xlinear.model###XLinearModel"))
+
+
+def save_ranker(folder, ranker: Ranker) -> None:
+    """Write the ranker so that PECOS's XLinearModel.load reads it; the folder appears whole or not at all."""
+    nr_features = ranker[-1].W.shape[0] - (ranker[-1].bias > 0)
     with replace_folder(folder) as tmp:
         for t, level in enumerate(ranker):
-            _save_level(tmp / "ranker" / f"{t}.model", level)
-        write_json(tmp / "ranker" / "param.json", param)
-        write_json(tmp / "param.json", _meta("pecos.xmc.xlinear.model###XLinearModel"))
+            save_npz(level_folder(tmp, t) / "W.npz", canonical(level.W, "csc"))
+            save_level_but_weights(tmp, t, level, nr_features)
+        save_top(tmp, len(ranker), ranker[-1], nr_features)
 
 
 def _load_level(folder: Path, is_first: bool) -> Level:
@@ -95,6 +103,6 @@ def load_ranker(folder) -> Ranker:
     folder = Path(folder)
     _read_param(folder / "param.json", ())
     depth = _read_param(folder / "ranker" / "param.json", ("depth",))["depth"]
-    ranker = [_load_level(folder / "ranker" / f"{t}.model", t == 0) for t in range(depth)]
+    ranker = [_load_level(level_folder(folder, t), t == 0) for t in range(depth)]
     check_chain([level.C for level in ranker], str(folder))
     return ranker
