@@ -1,3 +1,5 @@
+import zipfile
+
 import numba
 import numpy as np
 import pytest
@@ -5,10 +7,13 @@ import scipy.sparse as sp
 from scipy.optimize import minimize
 
 from xrt_jax.sparse import Features, normalize_rows
-from xrt_jax.tree.chain import aggregate_labels, complete_chain, per_level
-from xrt_jax.xlinear.predict import predict
+from xrt_jax.tree.chain import aggregate_labels, complete_chain, matching_chain, part_of_tree, per_level
+from xrt_jax.xlinear import level as level_module
+from xrt_jax.xlinear.folder import load_ranker, save_ranker
 from xrt_jax.xlinear.level import train_dense_head, train_level
-from xrt_jax.xlinear.train import relevance_chain, train_ranker
+from xrt_jax.xlinear.predict import predict
+from xrt_jax.xlinear.solver import SOLVERS
+from xrt_jax.xlinear.train import relevance_chain, train_ranker, train_to_folder
 
 N, D, L, K = 60, 12, 9, 3
 
@@ -319,3 +324,191 @@ def test_progress_counts_all_work():
     done.clear()
     train_ranker(X, Y, chain, progress=Bar)
     assert list(done) == ["training 12 classifiers"]  # both levels at once
+
+
+# ---------------------------------------------------------------------------- other solvers
+
+
+def instances_of(X, Y, C, M, label):
+    """Rows [x, 1] that the label is trained on, their ±1."""
+    parent = C[[label]].toarray().argmax()
+    positive = Y[:, [label]].toarray().ravel() > 0
+    rows = np.flatnonzero(positive | (M[:, [parent]].toarray().ravel() > 0))
+    signs = np.where(positive[rows], 1.0, -1.0)
+    return np.hstack([X.toarray()[rows], np.ones((len(rows), 1))]).astype(float), signs
+
+
+@pytest.mark.parametrize("Cp, Cn", [(1.0, 1.0), (8.0, 0.5)])
+def test_logistic_dual_finds_the_minimum(Cp, Cn):
+    X, Y, C, M = problem(3)
+    W = train_level(X, Y, C, M, solver="L2R_LR_DUAL", Cp=Cp, Cn=Cn, threshold=0.0, eps=1e-6, max_iter=3000).toarray()
+    for label in range(L):
+        A, y = instances_of(X, Y, C, M, label)
+        cost = np.where(y > 0, Cp, Cn)
+        function = lambda w: 0.5 * w @ w + (cost * np.logaddexp(0, -y * (A @ w))).sum()  # noqa: B023, E731
+        w = minimize(function, np.zeros(D + 1), method="L-BFGS-B", options={"ftol": 1e-15, "gtol": 1e-10}).x
+        np.testing.assert_allclose(W[:, label], w, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "dense", "both"])
+def test_primal_and_dual_agree(kind):
+    X, Y, C, M = problem(4)
+    X = {"sparse": X, "dense": X.toarray(), "both": Features(X[:, :7], X.toarray()[:, 7:])}[kind]
+    settings = {"Cp": 3.0, "threshold": 0.0}
+    dual = train_level(X, Y, C, M, eps=1e-6, max_iter=5000, **settings).toarray()
+    primal = train_level(X, Y, C, M, solver="L2R_L2LOSS_SVC_PRIMAL", newton_eps=1e-6, **settings).toarray()
+    np.testing.assert_allclose(primal, dual, atol=1e-3)
+    rough = train_level(X, Y, C, M, solver="L2R_L2LOSS_SVC_PRIMAL", newton_eps=0.5, **settings).toarray()
+    assert np.abs(rough - dual).max() > 1e-3
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_features_of_one_row_alone(solver):
+    """Weights that are not stored while solving come out as they would (instances.py); dense features are all stored."""
+    rng = np.random.default_rng(7)
+    shared = sp.random(140, 6, 0.5, format="csr", random_state=7)
+    X = sp.hstack([shared, sp.diags(rng.uniform(0.5, 1, 140))]).tocsr()[:, rng.permutation(146)]
+    X = normalize_rows(sp.csr_matrix(X, dtype=np.float32))
+    used = np.arange(140)[:, None] % 7 == 0  # few enough to be gathered
+    Y, M = (
+        sp.csr_matrix(((rng.random((140, 3)) < 0.3) & used) * 1.0),
+        sp.csr_matrix((used & (rng.random((140, 1)) < 0.7)) * 1.0),
+    )
+    C, settings = (
+        np.ones((3, 1)),
+        {"solver": solver, "threshold": 0.0, "eps": 1e-5, "newton_eps": 1e-5, "max_iter": 3000},
+    )
+    W = train_level(X, Y, C, M, **settings).toarray()
+    assert (W != 0).any(axis=1).sum() > 20
+    np.testing.assert_allclose(W, train_level(X.toarray(), Y, C, M, **settings).toarray(), atol=1e-3)
+
+
+def test_a_cap_on_the_weights_keeps_the_largest_own_ones_too():
+    X, Y, C, M = problem(8)
+    few = sp.diags((np.arange(N) < 20).astype(np.float32))  # few enough to be gathered
+    Y, M = sp.csr_matrix(few @ Y), sp.csr_matrix(few @ M)
+    everything = train_level(X, Y, C, M, threshold=0.0).toarray()
+    capped = train_level(X, Y, C, M, threshold=0.0, max_nonzeros_per_label=4).toarray()
+    for label in range(L):
+        kept = np.sort(np.argsort(-np.abs(everything[:, label]), kind="stable")[:4])
+        assert np.flatnonzero(capped[:, label]).tolist() == kept.tolist()
+        assert (capped[kept, label] == everything[kept, label]).all()
+
+
+# ---------------------------------------------------------------------------- given negatives, parts of trees
+
+
+def test_given_negatives():
+    X, Y, chain = two_levels()
+    given = sp.csr_matrix(np.eye(N, 3, dtype=np.float32) + np.eye(N, 3, -7, dtype=np.float32))
+    matching = matching_chain({1: given}, chain)
+    only = train_ranker(X, Y, chain, negative_sampling=("usn",), matching=matching)[1]
+    assert abs(only.W - train_level(X, Y, chain[1], given)).max() == 0
+    both = train_ranker(X, Y, chain, negative_sampling=("usn+tfn",), matching=matching)[1]
+    M = given + aggregate_labels(Y, chain)[0]
+    assert abs(both.W - train_level(X, Y, chain[1], M)).max() == 0
+    assert abs(both.W - only.W).max() > 0
+
+
+def test_matcher_and_ranker_make_the_full_model():
+    X, Y, chain = two_levels()
+    full = train_ranker(X, Y, chain)
+    upper = train_ranker(X, *part_of_tree("matcher", 1, Y, chain))
+    lower = train_ranker(X, *part_of_tree("ranker", 1, Y, chain))
+    assert len(upper) == len(lower) == 1
+    for a, b in zip(full, upper + lower, strict=True):
+        assert a.W.nnz > 0 and abs(a.W - b.W).max() == 0 and abs(a.C - b.C).max() == 0
+    with pytest.raises(ValueError, match="`matching` has nothing"):
+        train_ranker(X, *part_of_tree("ranker", 1, Y, chain), negative_sampling=("man",))
+
+
+# ---------------------------------------------------------------------------- to disk
+
+
+def three_levels():
+    rng = np.random.default_rng(3)
+    X = normalize_rows(sp.random(200, 50, 0.15, format="csr", dtype=np.float32, random_state=3))
+    Y = sp.csr_matrix((rng.random((200, 40)) < 0.06).astype(np.float32))
+    parent = rng.permutation(40) % 8
+    return X, Y, complete_chain(sp.csc_matrix((np.ones(40), (np.arange(40), parent))), nr_splits=2, min_codes=4)
+
+
+@pytest.mark.parametrize("scheme", ["tfn", "tfn+man"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_to_disk_as_in_memory(tmp_path, scheme, threads):
+    X, Y, chain = three_levels()
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(threads, before))
+    try:
+        train_to_folder(tmp_path / "model", X, Y, chain, negative_sampling=(scheme,), only_topk=(2, 2, 9))
+    finally:
+        numba.set_num_threads(before)
+    in_memory = train_ranker(X, Y, chain, negative_sampling=(scheme,), only_topk=(2, 2, 9))
+    for a, b in zip(in_memory, load_ranker(tmp_path / "model"), strict=True):
+        assert a[2:] == b[2:] and a.W.nnz > 0
+        for A, B in ((a.W, b.W), (a.C, b.C)):
+            assert A.shape == B.shape
+            assert all((getattr(A, part) == getattr(B, part)).all() for part in ("indptr", "indices", "data"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+    save_ranker(tmp_path / "again", in_memory)
+    for level in range(3):
+        files = [(tmp_path / name / f"ranker/{level}.model/W.npz") for name in ("model", "again")]
+        members = [{i.filename: i.CRC for i in zipfile.ZipFile(file).infolist()} for file in files]
+        assert members[0] == members[1]
+
+
+class KilledError(Exception):
+    pass
+
+
+def killed_after(nr_updates):
+    """A progress that raises after so many updates, as a kill between two clusters would."""
+
+    class Bar:
+        def __init__(self, total, desc):
+            self.left = nr_updates
+
+        def update(self, n):
+            self.left -= 1
+            if self.left < 0:
+                raise KilledError
+
+        def close(self):
+            pass
+
+    return Bar
+
+
+def test_a_killed_training_goes_on_with_the_missing_clusters(tmp_path, monkeypatch):
+    X, Y, chain = three_levels()
+    expected = train_ranker(X, Y, chain)
+    solved = []
+    solve_job = level_module.solve_job
+    monkeypatch.setattr(level_module, "solve_job", lambda *task: solved.append(task[1]) or solve_job(*task))
+    before = numba.get_num_threads()
+    numba.set_num_threads(1)
+    try:
+        with pytest.raises(KilledError):
+            train_to_folder(tmp_path / "model", X, Y, chain, progress=killed_after(5))
+        assert not (tmp_path / "model").exists() and len(solved) == 6
+        files = sorted((tmp_path / "model.training").glob("*.parts"), key=lambda path: path.stat().st_size)
+        with open(files[-1], "r+b") as file:  # the kill may have cut a record short
+            file.truncate(files[-1].stat().st_size - 3)
+        solved.clear()
+        train_to_folder(tmp_path / "model", X, Y, chain)
+    finally:
+        numba.set_num_threads(before)
+    nr_jobs = 1 + 4 + 8
+    assert len(solved) == nr_jobs - 5 + 1
+    assert not (tmp_path / "model.training").exists()
+    for a, b in zip(expected, load_ranker(tmp_path / "model"), strict=True):
+        assert (a.W != b.W).nnz == 0
+
+
+def test_an_unfinished_training_of_another_problem_is_not_taken_up(tmp_path):
+    X, Y, chain = three_levels()
+    with pytest.raises(KilledError):
+        train_to_folder(tmp_path / "model", X, Y, chain, progress=killed_after(5))
+    train_to_folder(tmp_path / "model", X, Y, chain, Cp=2.0)
+    for a, b in zip(train_ranker(X, Y, chain, Cp=2.0), load_ranker(tmp_path / "model"), strict=True):
+        assert (a.W != b.W).nnz == 0
