@@ -22,6 +22,9 @@ def get_config() -> ConfigDict:
         500  # validation texts shown while fine-tuning: from X.dev if there is one, else held out of trn
     )
 
+    config.data.normalize = False  # bring rows of features that came with the data to unit length; TF-IDF's have it
+    config.data.label_features = ""  # file of label features [labels, columns], .npz or .npy, for the trees' embedding
+
     config.docstrings = ConfigDict()  # the embedded corpus: docstrings of installed Python code -> what the code calls
     config.docstrings.sources = ()  # source trees to read; empty: the standard library and this project's dependencies
     config.docstrings.nr_documents = 14000
@@ -78,13 +81,15 @@ def get_config() -> ConfigDict:
 
     config.ranker = ConfigDict()
     config.ranker.negative_sampling = ("tfn",)
+    config.ranker.solver = ("L2R_L2LOSS_SVC_DUAL",)  # or L2R_L1LOSS_SVC_DUAL, L2R_LR_DUAL, L2R_L2LOSS_SVC_PRIMAL
     config.ranker.Cp = (1.0,)  # cost of a positive instance, of a negative one
     config.ranker.Cn = (1.0,)
     config.ranker.threshold = (0.1,)  # smaller weights are dropped
     config.ranker.max_nonzeros_per_label = (0,)  # 0: no cap
-    config.ranker.eps = (0.1,)  # solver tolerance
-    config.ranker.max_iter = 100
-    config.ranker.bias = 1.0
+    config.ranker.eps = (0.1,)  # tolerance of the dual solvers
+    config.ranker.newton_eps = (0.01,)  # of the primal one
+    config.ranker.max_iter = (100,)  # most passes of the dual solvers
+    config.ranker.bias = 1.0  # value of the constant feature; 0: none
     config.ranker.rel_mode = "disable"  # disable, induce, ranker-only: cost-sensitive learning from label counts
     config.ranker.rel_norm = "no-norm"  # no-norm, l1, l2, max: how an instance's costs are scaled
     config.ranker.only_topk = (20,)  # beam; the last value is the number of labels predicted
@@ -104,4 +109,12 @@ def tree(*, nr_splits: int, max_leaf_size: int, min_codes: int | None = None) ->
     config.max_leaf_size = max_leaf_size  # labels under a lowest cluster
     config.spherical = True  # unit-length centroids
     config.kmeans_max_iter = 20
+    config.do_sample = False  # cluster samples of large nodes: from min_sample_rate of their labels at the top, after
+    config.max_sample_rate = 1.0  # the first warmup_ratio of the binary layers rising to max_sample_rate
+    config.min_sample_rate = 0.1
+    config.warmup_ratio = 0.4
+    config.embedding = (
+        "pifa"  # of labels: pifa, pii, or with data.label_features pifa_lf_concat, pifa_lf_convex_combine
+    )
+    config.alpha = 0.5  # share of PIFA in pifa_lf_convex_combine
     return config

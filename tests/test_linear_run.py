@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 from commands import ROOT, environment, run
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, diags
 from toy import toy_split
 
 from xrt_jax.data.folders import Dataset, Split, save_dataset
@@ -77,6 +77,30 @@ def test_features_only(finished, tmp_path):
     assert result.returncode == 2 and "give the features" in result.stderr
 
 
+def test_normalized_features_and_other_trees(finished, tmp_path):
+    """Rows of any length make the model that unit rows make, and so does prediction on them."""
+    trn, tst = toy_split(300, 0), toy_split(80, 2)
+    tfidf, X = fit_tfidf(trn.texts)
+    X_tst = transform(tfidf, tst.texts)
+    longer = [diags(np.random.default_rng(0).uniform(0.1, 9, A.shape[0])) @ A for A in (X, X_tst)]
+    splits = [Split(None, split.Y, csr_matrix(A)) for split, A in zip((trn, tst), longer, strict=True)]
+    save_dataset(tmp_path / "data", Dataset(splits[0], None, splits[1], [f"label {i}" for i in range(24)]))
+    result = run("xrt_jax.main", *arguments(tmp_path / "data", tmp_path / "w", "--config.data.normalize=True"))
+    assert result.returncode == 0 and "unequal" in result.stderr, result.stderr
+    of_texts = json.loads((finished[0] / "metrics.json").read_text())["xr_linear"]
+    assert json.loads((tmp_path / "w/metrics.json").read_text())["xr_linear"] == of_texts
+    result = run("xrt_jax.evaluate", f"--model={tmp_path / 'w/model'}", f"--data={tmp_path / 'data'}")
+    assert f"{of_texts['prec'][0]:.2f}" in result.stdout, result.stderr
+
+    np.save(tmp_path / "data/Z.npy", np.random.default_rng(0).random((24, 5)))
+    changes = ["--config.refined_tree.embedding=pifa_lf_concat", "--config.refined_tree.do_sample=True"]
+    features = "--config.data.label_features=Z.npy"
+    result = run("xrt_jax.main", *arguments(tmp_path / "data", tmp_path / "w2", *changes, features))
+    assert result.returncode == 0, result.stderr
+    result = run("xrt_jax.main", *arguments(tmp_path / "data", tmp_path / "w3", *changes))
+    assert result.returncode == 2 and "needs data.label_features with 24 rows" in result.stderr
+
+
 def test_jax_is_never_imported(data, tmp_path):
     code = (
         "import sys; from xrt_jax.main import run; status = run(sys.argv);"
@@ -91,6 +115,10 @@ def test_jax_is_never_imported(data, tmp_path):
     [
         ("--config.method=xr_quadratic", "choose one of xr_transformer, xr_linear"),
         ("--config.ranker.rel_norm=l7", "ranker.rel_norm is 'l7'"),
+        ("--config.ranker.solver=SVM", "ranker.solver is 'SVM'"),
+        ("--config.ranker.negative_sampling=usn", "needs the argument `matching`"),
+        ("--config.refined_tree.embedding=pfia", "refined_tree.embedding is 'pfia'"),
+        ("--config.data.label_features=Z.npy", "there is no file"),
         ("--config.matcher.loss=hinge", "unknown config field 'matcher.loss'"),
     ],
 )

@@ -364,7 +364,7 @@ def test_primal_and_dual_agree(kind):
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_features_of_one_row_alone(solver):
-    """Weights that are not stored while solving come out as they would (instances.py); dense features are all stored."""
+    """Weights that are not stored while solving come out as they would (instances.py); all dense ones are stored."""
     rng = np.random.default_rng(7)
     shared = sp.random(140, 6, 0.5, format="csr", random_state=7)
     X = sp.hstack([shared, sp.diags(rng.uniform(0.5, 1, 140))]).tocsr()[:, rng.permutation(146)]

@@ -119,6 +119,8 @@ def rank_texts(
         X = transform(model.tfidf, texts)
     elif X is None:
         raise ValueError("this model was trained on given features: give the features of the texts too")
+    elif model.settings["normalize"]:
+        X = normalize_rows(X)
     if model.encoder is not None:
         X = join_features(X, encode_texts(model, texts, tokens_folder, progress=progress))
     return predict_ranker(model.ranker, X, beam_size=beam_size, only_topk=only_topk, progress=progress)

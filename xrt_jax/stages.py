@@ -10,14 +10,14 @@ from scipy.sparse import csr_matrix
 
 from xrt_jax.config import differences, to_json
 from xrt_jax.data.docstrings import build_docstring_dataset
-from xrt_jax.data.folders import Dataset, load_dataset
+from xrt_jax.data.folders import Dataset, load_dataset, load_features
 from xrt_jax.data.tfidf import fit_tfidf, load_tfidf, save_tfidf, transform
 from xrt_jax.disk import clear_unfinished, read_json, write_json
 from xrt_jax.report import progress
-from xrt_jax.sparse import load_npz, save_npz
+from xrt_jax.sparse import load_npz, normalize_rows, nr_rows, save_npz
 from xrt_jax.tree.chain import load_chain, save_chain
 from xrt_jax.tree.kmeans import hierarchical_kmeans
-from xrt_jax.tree.label_embedding import pifa
+from xrt_jax.tree.label_embedding import METHODS, label_embedding
 from xrt_jax.xlinear.folder import load_ranker
 from xrt_jax.xlinear.train import train_to_folder
 
@@ -54,7 +54,30 @@ def load_data(config: ConfigDict, workdir: Path) -> Dataset:
     )
     if dataset.tst is None:
         raise ValueError(f"{folder} has no test split: add Y.tst.npz and X.tst.txt (or .npz, .npy)")
+    Z = load_label_features(config)
+    for name in ("preliminary_tree", "refined_tree"):
+        if name in config:
+            check_embedding(f"{name}.embedding", config[name].embedding, Z, dataset.trn.Y.shape[1])
     return dataset
+
+
+def check_embedding(key: str, method: str, Z, nr_labels: int) -> None:
+    """ValueError naming the field `key` if labels cannot be embedded by this method with label features Z or None."""
+    if method not in METHODS:
+        raise ValueError(f"{key} is {method!r}: choose one of {', '.join(METHODS)}")
+    if method.startswith("pifa_lf") and (Z is None or nr_rows(Z) != nr_labels):
+        found = "none are given" if Z is None else f"there are {nr_rows(Z)}"
+        raise ValueError(f"{key}={method} needs data.label_features with {nr_labels} rows, one a label: {found}")
+
+
+def load_label_features(config: ConfigDict):
+    """Label features, csr or ndarray [L, e], of data.label_features, a path that counts from data.dir; or None."""
+    if not config.data.label_features:
+        return None
+    path = Path(config.data.dir) / config.data.label_features
+    if path.suffix not in (".npz", ".npy") or not path.is_file():
+        raise FileNotFoundError(f"data.label_features: there is no file {path} (.npz or .npy)")
+    return load_features(path)
 
 
 def require_texts(dataset: Dataset, folder: str) -> None:
@@ -71,7 +94,8 @@ def tree_settings(tree: ConfigDict) -> dict:
 def make_features(config: ConfigDict, dataset: Dataset, workdir: Path):
     """(tfidf or None, X_trn, X_tst): the data set's own features, or TF-IDF fitted on the training texts."""
     if dataset.trn.X is not None:
-        return None, dataset.trn.X, dataset.tst.X
+        scale = normalize_rows if config.data.normalize else lambda X: X
+        return None, scale(dataset.trn.X), scale(dataset.tst.X)
     folder = workdir / "tfidf"
     if folder.is_dir() and (workdir / "X.trn.npz").exists():
         tfidf, X_trn = load_tfidf(folder), load_npz(workdir / "X.trn.npz")
@@ -82,15 +106,14 @@ def make_features(config: ConfigDict, dataset: Dataset, workdir: Path):
     return tfidf, X_trn, transform(tfidf, dataset.tst.texts)
 
 
-def build_tree(tree: ConfigDict, seed: int, folder: Path, X, Y: csr_matrix):
-    """Hierarchical label tree by balanced k-means on PIFA label features."""
+def build_tree(config: ConfigDict, name: str, folder: Path, X, Y: csr_matrix):
+    """Hierarchical label tree by balanced k-means on label embeddings, with the settings config[name]."""
     if not folder.is_dir():
+        tree = config[name]
         chain = hierarchical_kmeans(
-            pifa(Y, X),
-            **tree_settings(tree),
-            spherical=tree.spherical,
-            kmeans_max_iter=tree.kmeans_max_iter,
-            seed=seed,
+            label_embedding(tree.embedding, Y, X, Z=load_label_features(config), alpha=tree.alpha),
+            **{key: value for key, value in tree.items() if key not in ("embedding", "alpha")},
+            seed=config.seed,
             progress=progress,
         )
         save_chain(folder, chain)
@@ -99,7 +122,7 @@ def build_tree(tree: ConfigDict, seed: int, folder: Path, X, Y: csr_matrix):
 
 def rank(config: ConfigDict, folder: Path, X, Y: csr_matrix):
     """Refined tree and linear ranker on features X: XR-Linear, and the last step of XR-Transformer."""
-    chain = build_tree(config.refined_tree, config.seed, folder / "tree", X, Y)
+    chain = build_tree(config, "refined_tree", folder / "tree", X, Y)
     if not (folder / "ranker").is_dir():
         train_to_folder(folder / "ranker", X, Y, chain, **config.ranker, progress=progress)
     return load_ranker(folder / "ranker")

@@ -76,7 +76,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
 
     # ------------------------- step 1: label features and preliminary tree
     with report.stage("preliminary_tree"):
-        chain = build_tree(config.preliminary_tree, config.seed, workdir / "preliminary_tree", X_trn, trn.Y)
+        chain = build_tree(config, "preliminary_tree", workdir / "preliminary_tree", X_trn, trn.Y)
     Y_trn = aggregate_labels(trn.Y, chain)
     Y_dev = aggregate_labels(dev.Y, chain) if dev else [None] * len(chain)
 
@@ -354,6 +354,7 @@ def precision_at(Y: csr_matrix, P: csr_matrix) -> dict[str, float]:
 
 
 def model_settings(config: ConfigDict) -> dict:
-    """What a model folder must know to tokenize and embed texts as in training."""
+    """What a model folder must know to treat features and texts as in training."""
     fields = ("pooling", "truncate_length", "nr_buckets", "tokens_a_batch")
-    return {"model": "xr_transformer", **{name: config.encoder[name] for name in fields}}
+    encoder = {name: config.encoder[name] for name in fields}
+    return {"model": "xr_transformer", "normalize": config.data.normalize, **encoder}

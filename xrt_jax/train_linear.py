@@ -43,7 +43,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
         metrics = {"xr_linear": precision_recall(dataset.tst.Y, predict(ranker, X_tst, progress=progress), 10)}
     save_model(
         workdir / "model",
-        settings={"model": "xr_linear"},
+        settings={"model": "xr_linear", "normalize": config.data.normalize},
         ranker=ranker,
         tfidf=tfidf,
         labels=dataset.label_names,

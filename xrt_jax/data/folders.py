@@ -113,7 +113,8 @@ def _as_labels(Y: sp.csr_matrix, path: Path) -> sp.csr_matrix:
     return Y
 
 
-def _load_features(path: Path) -> sp.csr_matrix | np.ndarray:
+def load_features(path: Path) -> sp.csr_matrix | np.ndarray:
+    """Features, csr or ndarray float32 [n, d], of an .npz or .npy file; ValueError names the file."""
     return canonical(load_npz(path), "csr", path) if path.suffix == ".npz" else _load_dense(path)
 
 
@@ -187,7 +188,7 @@ def _load_split(Y_path: Path, text_path: Path | None, feature_path: Path | None)
     if feature_path == Y_path:
         X, Y = parse_svmlight(_read_bytes(Y_path), Y_path)
     else:
-        X = _load_features(feature_path) if feature_path else None
+        X = load_features(feature_path) if feature_path else None
         Y = canonical(load_npz(Y_path), "csr", Y_path)
     Y = _as_labels(Y, Y_path)
     texts = _load_texts(text_path) if text_path else None
