@@ -7,17 +7,19 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 from scipy.sparse import csr_matrix
+from tqdm import tqdm
 
 from xrt_jax.config import differences, to_json
 from xrt_jax.data.docstrings import build_docstring_dataset
 from xrt_jax.data.folders import Dataset, load_dataset, load_features
 from xrt_jax.data.tfidf import fit_tfidf, load_tfidf, save_tfidf, transform
 from xrt_jax.disk import clear_unfinished, read_json, write_json
-from xrt_jax.report import progress
-from xrt_jax.sparse import load_npz, normalize_rows, nr_rows, save_npz
+from xrt_jax.report import format_bytes, peak_memory, progress
+from xrt_jax.sparse import load_npz, nr_rows, save_npz
 from xrt_jax.tree.chain import load_chain, save_chain
 from xrt_jax.tree.kmeans import hierarchical_kmeans
 from xrt_jax.tree.label_embedding import METHODS, label_embedding
+from xrt_jax.xlinear.estimate import Estimate
 from xrt_jax.xlinear.folder import load_ranker
 from xrt_jax.xlinear.train import train_to_folder
 
@@ -51,6 +53,7 @@ def load_data(config: ConfigDict, workdir: Path) -> Dataset:
         trn_rows=config.data.trn_rows or None,
         tst_rows=config.data.tst_rows or None,
         dev_size=config.data.dev_size,
+        normalize=config.data.normalize,
     )
     if dataset.tst is None:
         raise ValueError(f"{folder} has no test split: add Y.tst.npz and X.tst.txt (or .npz, .npy)")
@@ -94,8 +97,7 @@ def tree_settings(tree: ConfigDict) -> dict:
 def make_features(config: ConfigDict, dataset: Dataset, workdir: Path):
     """(tfidf or None, X_trn, X_tst): the data set's own features, or TF-IDF fitted on the training texts."""
     if dataset.trn.X is not None:
-        scale = normalize_rows if config.data.normalize else lambda X: X
-        return None, scale(dataset.trn.X), scale(dataset.tst.X)
+        return None, dataset.trn.X, dataset.tst.X
     folder = workdir / "tfidf"
     if folder.is_dir() and (workdir / "X.trn.npz").exists():
         tfidf, X_trn = load_tfidf(folder), load_npz(workdir / "X.trn.npz")
@@ -124,8 +126,16 @@ def rank(config: ConfigDict, folder: Path, X, Y: csr_matrix):
     """Refined tree and linear ranker on features X: XR-Linear, and the last step of XR-Transformer."""
     chain = build_tree(config, "refined_tree", folder / "tree", X, Y)
     if not (folder / "ranker").is_dir():
-        train_to_folder(folder / "ranker", X, Y, chain, **config.ranker, progress=progress)
+        train_to_folder(folder / "ranker", X, Y, chain, **config.ranker, progress=progress, tell=tell_estimate)
     return load_ranker(folder / "ranker")
+
+
+def tell_estimate(estimate: Estimate) -> None:
+    """One line of what the training of linear rankers is going to take."""
+    tqdm.write(
+        f"  about {estimate.seconds:,.0f} s from here, {format_bytes(peak_memory() + estimate.memory)} of memory, "
+        f"{format_bytes(estimate.model)} of weights on disk"
+    )
 
 
 def percent(metrics: dict) -> dict[str, list[float]]:

@@ -27,7 +27,7 @@ import scipy.sparse as sp
 
 from xrt_jax.data.svmlight import parse_header, parse_svmlight
 from xrt_jax.disk import replace_file
-from xrt_jax.sparse import canonical, dense_float32, load_npz, read_array, row_norms
+from xrt_jax.sparse import canonical, dense_float32, load_npz, normalize_rows, read_array, row_norms
 
 log = logging.getLogger(__name__)
 
@@ -267,6 +267,7 @@ def load_dataset(
     trn_rows: str | None = None,
     tst_rows: str | None = None,
     dev_size: int | None = None,
+    normalize: bool = False,
     seed: int = 0,
 ) -> Dataset:
     """Loads and checks a data-set folder; the module's docstring shows the layout.
@@ -277,6 +278,7 @@ def load_dataset(
         tst_rows: likewise for the test split.
         dev_size: None takes the dev files if they are there. 0 means no dev split. Otherwise at most so many first rows
             of the dev files, or, where there are none, exactly so many rows held out of trn at random.
+        normalize: bring the rows of features to unit length.
         seed: seed of the held-out rows.
 
     Raises:
@@ -298,7 +300,9 @@ def load_dataset(
     for name, split in splits.items():
         _check_same_width(folder, trn, name, split)
     label_names = _load_names(folder, paths["trn"][0], trn.Y.shape[1])
-    if trn.X is not None:
+    if trn.X is not None and normalize:
+        splits = {name: split._replace(X=normalize_rows(split.X)) for name, split in splits.items()}
+    elif trn.X is not None:
         _warn_of_unequal_norms(paths["trn"][2], trn.X)
 
     for name, rows in (("trn", trn_rows), ("tst", tst_rows)):

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from xrt_jax.data.folders import UNREADABLE
 from xrt_jax.disk import replace_file
@@ -16,10 +15,12 @@ class Tfidf(NamedTuple):
     """A fitted vectorizer and the settings that it was made with."""
 
     settings: dict
-    vectorizer: TfidfVectorizer
+    vectorizer: object  # TfidfVectorizer
 
 
-def _make_vectorizer(settings: dict, **more) -> TfidfVectorizer:
+def _make_vectorizer(settings: dict, **more):
+    from sklearn.feature_extraction.text import TfidfVectorizer  # takes most of a second, which features alone spare
+
     ngram_range = tuple(settings["ngram_range"])  # JSON has no tuples
     return TfidfVectorizer(**settings | {"ngram_range": ngram_range}, dtype=np.float32, **more)
 

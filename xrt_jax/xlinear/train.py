@@ -9,6 +9,7 @@ import numpy as np
 from xrt_jax.disk import read_json, replace_folder, write_json
 from xrt_jax.sparse import as_features, canonical, feature_arrays, nr_features, nr_rows, scale_rows
 from xrt_jax.tree.chain import aggregate_labels, check_fits, pattern, per_level
+from xrt_jax.xlinear.estimate import choose_pilots, estimate, solve_timed
 from xrt_jax.xlinear.folder import level_folder, save_level_but_weights, save_top
 from xrt_jax.xlinear.level import Job, Level, Problem, Ranker, Solver, make_jobs, make_problem, solve_all
 from xrt_jax.xlinear.parts import InMemory, OnDisk, fingerprint
@@ -118,21 +119,22 @@ def train_ranker(X, Y, chain, *, progress=None, **settings) -> Ranker:
     Returns:
         One Level a matrix of the chain.
     """
-    levels = _train(X, Y, chain, lambda t, nr_jobs: InMemory(nr_jobs), progress, **settings)
+    levels = _train(X, Y, chain, lambda t, nr_jobs: InMemory(nr_jobs), progress, None, **settings)
     return [level._replace(W=store.weights(problem, jobs)) for level, problem, jobs, store in levels]
 
 
-def train_to_folder(folder, X, Y, chain, *, progress=None, **settings) -> None:
+def train_to_folder(folder, X, Y, chain, *, progress=None, tell=None, **settings) -> None:
     """Train XR-Linear into a PECOS XLinearModel folder (load_ranker reads it); arguments as in train_ranker.
 
     Weights go to disk as clusters get done: memory holds the data and a cluster a thread, not the model (with man, also
     the levels above). Killed and called again on the same problem, training goes on with the clusters that are missing.
+    tell: called with an Estimate (estimate.py) once the first few clusters of a batch of levels are done.
     """
     folder, chain = Path(folder), [canonical(C, "csc") for C in chain]
     work = folder.with_name(folder.name + ".training")
     X = as_features(X)
     _open_work(work, fingerprint(*_arrays(X.sparse), X.dense, *_arrays(Y), *(_arrays(C) for C in chain), settings))
-    levels = _train(X, Y, chain, lambda t, nr_jobs: OnDisk(work / f"{t}.parts", nr_jobs), progress, **settings)
+    levels = _train(X, Y, chain, lambda t, nr_jobs: OnDisk(work / f"{t}.parts", nr_jobs), progress, tell, **settings)
     with replace_folder(folder) as tmp:
         for t, (level, problem, jobs, store) in enumerate(levels):
             store.save_weights(level_folder(tmp, t) / "W.npz", problem, jobs)
@@ -161,6 +163,7 @@ def _train(
     chain,
     make_store,
     progress,
+    tell,
     *,
     negative_sampling=("tfn",),
     matching=None,
@@ -191,7 +194,7 @@ def _train(
             jobs = make_jobs(problem)
             level = Level(None, problem.C, problem.settings.bias, topk[t], post[t])
             levels.append((level, problem, jobs, make_store(t, len(jobs))))
-        _solve_batch([levels[t] for t in batch], progress)
+        _solve_batch([levels[t] for t in batch], progress, tell)
         for t in batch if batch.stop < depth else ():
             level, problem, jobs, store = levels[t]
             if beam is None:
@@ -218,11 +221,18 @@ def _instances(t: int, chain, Y_t: list, scheme: list[str], beam, matching):
     return parts[0] if len(parts) == 1 else sum((pattern(part) for part in parts[1:]), pattern(parts[0]))
 
 
-def _solve_batch(levels: list[tuple], progress) -> None:
+def _solve_batch(levels: list[tuple], progress, tell) -> None:
     """Solve what the stores miss: all levels' jobs in one queue, so that one with few of them keeps no thread idle."""
     where = [(number, store) for *_, store in levels for number in store.missing()]
     tasks = [(problem, jobs[number]) for _, problem, jobs, store in levels for number in store.missing()]
-    nr_labels = sum(len(labels) for _, job in tasks for labels in job.labels)
-    for task, solved in solve_all(tasks, progress, f"training {nr_labels:,} classifiers"):
+    pilots = {number: solve_timed(tasks[number]) for number in choose_pilots(tasks)} if tell else {}
+    for task, (solved, _) in pilots.items():
         number, store = where[task]
+        store.add(number, solved)
+    if pilots:
+        tell(estimate(tasks, pilots))
+    rest = [task for task in range(len(tasks)) if task not in pilots]
+    nr_labels = sum(len(labels) for task in rest for labels in tasks[task][1].labels)
+    for task, solved in solve_all([tasks[task] for task in rest], progress, f"training {nr_labels:,} classifiers"):
+        number, store = where[rest[task]]
         store.add(number, solved)
