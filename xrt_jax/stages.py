@@ -15,10 +15,11 @@ from xrt_jax.data.folders import Dataset, load_dataset, load_features
 from xrt_jax.data.tfidf import fit_tfidf, load_tfidf, save_tfidf, transform
 from xrt_jax.disk import clear_unfinished, read_json, write_json
 from xrt_jax.report import format_bytes, peak_memory, progress
-from xrt_jax.sparse import load_npz, nr_rows, save_npz
+from xrt_jax.sparse import as_features, load_npz, nr_rows, save_npz
 from xrt_jax.tree.chain import load_chain, save_chain
 from xrt_jax.tree.kmeans import hierarchical_kmeans
 from xrt_jax.tree.label_embedding import METHODS, label_embedding
+from xrt_jax.xlinear.compiled import load_kernels
 from xrt_jax.xlinear.estimate import Estimate
 from xrt_jax.xlinear.folder import load_ranker
 from xrt_jax.xlinear.train import train_to_folder
@@ -124,8 +125,10 @@ def build_tree(config: ConfigDict, name: str, folder: Path, X, Y: csr_matrix):
 
 def rank(config: ConfigDict, folder: Path, X, Y: csr_matrix):
     """Refined tree and linear ranker on features X: XR-Linear, and the last step of XR-Transformer."""
-    chain = build_tree(config, "refined_tree", folder / "tree", X, Y)
     if not (folder / "ranker").is_dir():
+        X = as_features(X)
+        load_kernels(X, progress)
+        chain = build_tree(config, "refined_tree", folder / "tree", X, Y)
         train_to_folder(folder / "ranker", X, Y, chain, **config.ranker, progress=progress, tell=tell_estimate)
     return load_ranker(folder / "ranker")
 

@@ -1,0 +1,30 @@
+"""Brings in the compiled kernels before they are needed: compiled on the first run, later read from numba's cache."""
+
+import numpy as np
+import scipy.sparse as sp
+
+from xrt_jax.sparse import Features
+from xrt_jax.tree.kmeans import hierarchical_kmeans
+from xrt_jax.tree.label_embedding import pifa
+from xrt_jax.xlinear.predict import predict
+from xrt_jax.xlinear.train import train_ranker
+
+
+def load_kernels(X: Features, progress=None) -> None:
+    """Cluster, train and predict on a tiny problem with features of the same kinds as X.
+
+    progress: called as progress(total, description).
+    """
+    sparse = sp.csr_matrix(np.eye(8, 4, dtype=np.float32))
+    tiny = Features(X.sparse if X.sparse is None else sparse, X.dense if X.dense is None else sparse.toarray())
+    Y = sp.csr_matrix(np.eye(8, dtype=np.float32))
+    bar = progress(3, "compiled code") if progress else None
+    done = bar.update if bar else lambda n: None
+    chain = hierarchical_kmeans(pifa(Y, tiny), nr_splits=2, max_leaf_size=2)
+    done(1)
+    ranker = train_ranker(tiny, Y, chain)
+    done(1)
+    predict(ranker, tiny)
+    done(1)
+    if bar:
+        bar.close()
