@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from xrt_jax import disk
@@ -35,3 +37,19 @@ def test_json_round_trip_and_a_clear_error(tmp_path):
     (tmp_path / "b.json").write_text("{")
     with pytest.raises(ValueError, match=r"b\.json is not JSON"):
         disk.read_json(tmp_path / "b.json")
+
+
+def test_compiled_code_is_forgotten_when_any_source_changes(tmp_path):
+    source, other = tmp_path / "a.py", tmp_path / "room/b.py"
+    compiled, foreign = tmp_path / "room/__pycache__/b.f.nbi", tmp_path / "room/__pycache__/b.pyc"
+    compiled.parent.mkdir(parents=True)
+    for path in (source, other, compiled, foreign):
+        path.write_text("")
+    forget_stale_code(tmp_path)
+    assert not compiled.exists() and foreign.exists()
+    compiled.write_text("")
+    forget_stale_code(tmp_path)
+    assert compiled.exists()
+    os.utime(source, ns=(0, source.stat().st_mtime_ns + 10**9))
+    forget_stale_code(tmp_path)
+    assert not compiled.exists()

@@ -56,3 +56,20 @@ def clear_unfinished(workdir: str | Path) -> None:
     for path in Path(workdir).rglob("*"):
         if ".orbax-checkpoint-tmp" in path.name or (path.name.startswith(".") and ".tmp." in path.name):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def forget_stale_code(package: str | Path) -> None:
+    """Removes numba's compiled code from a package's __pycache__ folders if any source changed since the last call.
+
+    numba itself looks at the file of a function only, not at the files of what it calls.
+    """
+    package = Path(package)
+    stamp = package / "__pycache__" / "numba.stamp"
+    newest = str(max(path.stat().st_mtime_ns for path in package.rglob("*.py")))
+    if stamp.is_file() and stamp.read_text() == newest:
+        return
+    with contextlib.suppress(OSError):  # a read-only package has its code elsewhere, by the time of installation
+        for path in package.rglob("__pycache__/*.nb[ic]"):
+            path.unlink(missing_ok=True)
+        with replace_file(stamp) as tmp:
+            tmp.write_text(newest)

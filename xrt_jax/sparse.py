@@ -15,7 +15,9 @@ import numpy as np
 import scipy.sparse as sp
 from numba import njit
 
-from xrt_jax.disk import replace_file
+from xrt_jax.disk import forget_stale_code, replace_file
+
+forget_stale_code(Path(__file__).parent)  # every module with compiled code imports this one
 
 # Columns have 32-bit numbers in compiled code, and the bias is one column more.
 MAX_COLUMNS = 2**31 - 2

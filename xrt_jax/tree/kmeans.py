@@ -350,7 +350,8 @@ def _two_means(Z, rows, node, settings, sums, step):
         weights = _weights(squares, n, settings.spherical)
         scores, undecided = _bounded_scores(dots, totals, Z.norms[rows] * (way - seen), *weights)
         _right_dots(Z, rows, undecided, sums, dots)
-        seen = np.where(undecided == 1, way, seen)
+        for i in range(n):  # np.where takes seconds to compile
+            seen[i] = way if undecided[i] else seen[i]
         last, side = side, _settle(scores, undecided, dots, totals, *weights)
     return side, weights
 

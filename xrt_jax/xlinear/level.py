@@ -16,7 +16,7 @@ from xrt_jax.sparse import (
 )
 from xrt_jax.xlinear.instances import gather
 from xrt_jax.xlinear.lanes import LANES
-from xrt_jax.xlinear.solver import PRIMAL, SOLVERS, solve_siblings
+from xrt_jax.xlinear.solver import SOLVERS, SolverNumbers, solve_siblings
 
 GROUPS_PER_JOB = 8
 
@@ -171,19 +171,29 @@ def _places(rows: np.ndarray, nr_shared: int, positives: np.ndarray) -> np.ndarr
 def solve_job(problem: Problem, job: Job) -> Solved:
     """Weights of a job's labels."""
     X, Y, M, settings = problem.X, problem.Y, problem.M, problem.settings
-    options = (SOLVERS[settings.solver], *map(float, settings[1:6]), int(settings.max_iter))
-    options += (float(settings.threshold), int(settings.max_nonzeros_per_label))
+    numbers = SolverNumbers(
+        np.float32(settings.Cp),
+        np.float32(settings.Cn),
+        np.float32(settings.bias),
+        float(settings.eps),
+        float(settings.newton_eps),
+        float(settings.threshold),
+        int(settings.max_iter),
+        int(settings.max_nonzeros_per_label),
+    )
     shared = M.indices[M.indptr[job.parent] : M.indptr[job.parent + 1]].astype(np.int64)
     spans = [[slice(Y.indptr[label], Y.indptr[label + 1]) for label in labels] for labels in job.labels]
     positives = [np.concatenate([Y.indices[span] for span in group]).astype(np.int64) for group in spans]
     rows = _add_outside(shared, np.concatenate(positives))
-    group = gather(X, rows, least=1 if options[0] == PRIMAL else 2)
+    own_features = SOLVERS[settings.solver][1]
+    group = gather(X, rows, least=2 if own_features else 1)
     parts = []
     for of_label, of_group in zip(spans, positives, strict=True):
         pos_ptr = np.concatenate([[0], np.cumsum([span.stop - span.start for span in of_label])])
         pos_cost = np.concatenate([problem.cost[span] for span in of_label])
         place = _places(rows, len(shared), of_group)
-        parts.append(solve_siblings(group, X.nr_sparse, len(shared), pos_ptr, place, pos_cost, *options))
+        args = settings.solver, group, X.nr_sparse, len(shared), pos_ptr, place, pos_cost, numbers
+        parts.append(solve_siblings(*args))
     return Solved(*(np.concatenate(piece) for piece in zip(*parts, strict=True)))
 
 

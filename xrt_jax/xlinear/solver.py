@@ -6,6 +6,7 @@ itself. The dual methods are here, the primal one in newton.py.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -40,14 +41,6 @@ from xrt_jax.xlinear.lanes import (
 )
 from xrt_jax.xlinear.newton import newton
 
-SQUARED_HINGE, HINGE, LOGISTIC, PRIMAL = range(4)
-# LIBLINEAR's names
-SOLVERS = {
-    "L2R_L2LOSS_SVC_DUAL": SQUARED_HINGE,
-    "L2R_L1LOSS_SVC_DUAL": HINGE,
-    "L2R_LR_DUAL": LOGISTIC,
-    "L2R_L2LOSS_SVC_PRIMAL": PRIMAL,
-}
 # Passes after which rows left out come back even if the rest has not converged: where eps is below what float32
 # resolves it never would, and a row left out too early would stay out.
 PASSES_SHRUNK = 64
@@ -55,6 +48,19 @@ FAR = (
     1 << 18
 )  # lines of weights (16 MiB) above which asking for them in advance pays: below, it costs half as much again
 INNER_STEPS = 100  # Newton steps on one dual of the logistic loss
+
+
+class SolverNumbers(NamedTuple):
+    """What compiled code knows of level.Solver."""
+
+    Cp: np.float32
+    Cn: np.float32
+    bias: np.float32
+    eps: float
+    newton_eps: float
+    threshold: float
+    max_iter: int
+    max_nonzeros: int
 
 
 @njit(cache=True, nogil=True)
@@ -129,6 +135,13 @@ def _shuffle(order, size, random):
 
 
 @njit(cache=True, nogil=True)
+def _copy(line, other):
+    """line [LANES] = other; a loop, because slices assigned to slices take seconds to compile."""
+    for b in range(LANES):
+        line[b] = other[b]
+
+
+@njit(cache=True, nogil=True)
 def _margins(group, i, constant, W, margins):
     """margins [LANES] = w·x + bias·b of row i, without its own features."""
     margins[:] = 0
@@ -162,6 +175,19 @@ def _prefetch_next(group, order, s, active, duals, W):
 
 
 @njit(cache=True, nogil=True)
+def _visit_all(masks):
+    """Mark all rows as visited by the labels that they are instances of; these rows, and the mask of these labels."""
+    order, used, labels = np.empty(len(masks), np.int64), 0, np.uint16(0)
+    for i in range(len(masks)):
+        masks[i, VISITED] = masks[i, INSTANCE]
+        labels |= masks[i, INSTANCE]
+        if masks[i, INSTANCE]:
+            order[used] = i
+            used += 1
+    return order[:used], labels
+
+
+@njit(cache=True, nogil=True)
 def _descend_hinge(group, norms, own_squares, masks, cost, Cn, squared, constant, eps, max_iter, duals, W):
     """Dual coordinate descent in all lanes; duals [m, LANES] and W (zeros) receive the solutions.
 
@@ -176,15 +202,11 @@ def _descend_hinge(group, norms, own_squares, masks, cost, Cn, squared, constant
     if squared:
         cost = np.float32(0.5) / cost
         Cn = np.float32(0.5) / Cn
-    masks[:, VISITED] = masks[:, INSTANCE]
-    order = np.flatnonzero(masks[:, INSTANCE])
+    order, live = _visit_all(masks)
     active = len(order)
     for b in range(LANES):
-        for i in order:
-            if _is(masks[i, INSTANCE], b):
-                siblings[LIVE, b] = 1
-                break
-        done[b] = siblings[LIVE, b] == 0
+        siblings[LIVE, b] = _is(live, b)
+        done[b] = not _is(live, b)
     far, random = len(W) > FAR, np.uint64(88172645463325252)
     while not done.all():
         siblings[NEW_HIGH], siblings[NEW_LOW] = -np.inf, np.inf
@@ -205,11 +227,12 @@ def _descend_hinge(group, norms, own_squares, masks, cost, Cn, squared, constant
                 active -= 1
                 order[s], order[active] = order[active], order[s]
         _close_pass(siblings, passes, done, eps, max_iter)
-        if not np.any(siblings[LIVE]):
+        if siblings[LIVE].max() == 0:
             # what has converged without the rows left out is looked at with them
-            siblings[LIVE] = ~done
+            for b in range(LANES):
+                siblings[LIVE, b] = not done[b]
             siblings[HIGH], siblings[LOW], siblings[SHRUNK] = np.inf, -np.inf, 0
-            masks[:, VISITED] = masks[:, INSTANCE]
+            order, _ = _visit_all(masks)
             active = len(order)
 
 
@@ -269,7 +292,7 @@ def _descend_logistic(group, norms, own_squares, masks, cost, Cn, constant, eps,
 
     A label stops when no derivative of a pass exceeds eps.
     """
-    order = np.flatnonzero(masks[:, INSTANCE])
+    order, _ = _visit_all(masks)
     rests = np.zeros_like(duals)
     nr_instances = np.zeros(LANES, np.int64)
     margins, step = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
@@ -320,7 +343,7 @@ def _descend_logistic(group, norms, own_squares, masks, cost, Cn, constant, eps,
 def _line(group, row_of, place, W, masks, duals, line):
     """line [LANES]: the weights of a sparse feature."""
     if place >= 0:
-        line[:] = W[place]
+        _copy(line, W[place])
     else:
         row = row_of[-1 - place]
         for b in range(LANES):
@@ -328,7 +351,7 @@ def _line(group, row_of, place, W, masks, duals, line):
 
 
 @njit(cache=True, nogil=True)
-def _collect(group, nr_sparse, W, masks, duals, nr_labels, threshold, max_nonzeros):
+def _collect(group, nr_sparse, W, masks, duals, nr_labels, settings):
     """Weights to store: not 0, |w| ≥ threshold, of a label the max_nonzeros (0: all) largest, features ascending.
 
     Returns:
@@ -350,16 +373,16 @@ def _collect(group, nr_sparse, W, masks, duals, nr_labels, threshold, max_nonzer
                 _line(group, row_of, group.place[j], W, masks, duals, line)
                 name = np.int64(group.features[j])
             else:
-                line[:] = W[group.nr_places + j - nr_sparse_here]
+                _copy(line, W[group.nr_places + j - nr_sparse_here])
                 name = nr_sparse + j - nr_sparse_here
             for b in range(nr_labels):
-                if abs(line[b]) >= threshold and line[b] != 0:
+                if abs(line[b]) >= settings.threshold and line[b] != 0:
                     if filling:
                         feature[fill[b]], weight[fill[b]] = name, line[b]
                         fill[b] += 1
                     else:
                         fill[b + 1] += 1
-    return _largest(feature, weight, fill[:nr_labels], max_nonzeros)
+    return _largest(feature, weight, fill[:nr_labels], settings.max_nonzeros)
 
 
 @njit(cache=True, nogil=True)
@@ -381,53 +404,72 @@ def _largest(feature, weight, end, max_nonzeros):
     return count, feature[:used].copy(), weight[:used].copy()
 
 
+# ---------------------------------------------------------------------------- entry points, one a loss
+
+
 @njit(cache=True, nogil=True)
-def solve_siblings(
-    group,
-    nr_sparse,
-    nr_shared,
-    pos_ptr,
-    pos_local,
-    pos_cost,
-    solver,
-    Cp,
-    Cn,
-    bias,
-    eps,
-    newton_eps,
-    max_iter,
-    threshold,
-    max_nonzeros,
-):
+def _start(group, nr_shared, pos_ptr, pos_local, pos_cost, settings):
+    """Masks, costs of positives, duals and weights, as the descents take them; the bias as an array."""
+    weighted = np.any(pos_cost != 1)
+    masks, cost = _instances(len(group.start), nr_shared, pos_ptr, pos_local, pos_cost, settings.Cp, weighted)
+    duals = np.zeros((len(masks), LANES), np.float32)
+    W = aligned_lines(group.nr_places + group.dense.shape[1] + 1)
+    return masks, cost, duals, W, np.full(1, settings.bias, np.float32)
+
+
+@njit(cache=True, nogil=True)
+def _solve_hinge(group, nr_sparse, nr_shared, pos_ptr, pos_local, pos_cost, settings, squared):
+    masks, cost, duals, W, constant = _start(group, nr_shared, pos_ptr, pos_local, pos_cost, settings)
+    norms, own = _squared_norms(group, constant[0])
+    eps, max_iter = settings.eps, settings.max_iter
+    _descend_hinge(group, norms, own, masks, cost, settings.Cn, squared, constant, eps, max_iter, duals, W)
+    return _collect(group, nr_sparse, W, masks, duals, len(pos_ptr) - 1, settings)
+
+
+def _solve_squared_hinge(*args):
+    return _solve_hinge(*args, True)
+
+
+def _solve_plain_hinge(*args):
+    return _solve_hinge(*args, False)
+
+
+@njit(cache=True, nogil=True)
+def _solve_logistic(group, nr_sparse, nr_shared, pos_ptr, pos_local, pos_cost, settings):
+    masks, cost, duals, W, constant = _start(group, nr_shared, pos_ptr, pos_local, pos_cost, settings)
+    norms, own = _squared_norms(group, constant[0])
+    _descend_logistic(group, norms, own, masks, cost, settings.Cn, constant, settings.eps, settings.max_iter, duals, W)
+    return _collect(group, nr_sparse, W, masks, duals, len(pos_ptr) - 1, settings)
+
+
+@njit(cache=True, nogil=True)
+def _solve_primal(group, nr_sparse, nr_shared, pos_ptr, pos_local, pos_cost, settings):
+    masks, cost, duals, W, constant = _start(group, nr_shared, pos_ptr, pos_local, pos_cost, settings)
+    newton(group, masks, cost, settings.Cn, constant, settings.newton_eps, W)
+    return _collect(group, nr_sparse, W, masks, duals, len(pos_ptr) - 1, settings)
+
+
+# LIBLINEAR's names -> how siblings are solved, whether features of one row alone may be left out of the weights
+SOLVERS = {
+    "L2R_L2LOSS_SVC_DUAL": (_solve_squared_hinge, True),
+    "L2R_L1LOSS_SVC_DUAL": (_solve_plain_hinge, True),
+    "L2R_LR_DUAL": (_solve_logistic, True),
+    "L2R_L2LOSS_SVC_PRIMAL": (_solve_primal, False),
+}
+
+
+def solve_siblings(solver: str, group, nr_sparse, nr_shared, pos_ptr, pos_local, pos_cost, settings: SolverNumbers):
     """Solve up to LANES labels that share their negatives.
 
     Args:
-        group: Instances (instances.py), for PRIMAL without own features.
+        solver: a name in SOLVERS.
+        group: Instances (instances.py), without own features where the solver needs that.
         nr_sparse: sparse features of the whole problem; the dense ones and the bias come after them.
         nr_shared: the first so many rows belong to every label; a later one only to labels that it is a positive of.
         pos_ptr: int64 [labels + 1]; pos_local: int64, positives of each label as rows of the group; pos_cost: float32.
-        solver: one of SOLVERS' values.
-        Cp, Cn: cost of positives (times pos_cost) and negatives.
-        bias: value of the constant feature; 0 for none.
-        eps, newton_eps, max_iter: stopping rules of the dual methods, of the primal one, most passes of the dual ones.
-        threshold, max_nonzeros: which weights are kept.
+        settings: which problem, and how well it is solved.
 
     Returns:
         count int64 [labels], feature int32 [sum], weight float32 [sum], label after label, features ascending.
     """
-    constant = np.full(1, bias, np.float32)
-    Cp, Cn = np.float32(Cp), np.float32(Cn)
-    weighted = np.any(pos_cost != 1)
-    masks, cost = _instances(len(group.start), nr_shared, pos_ptr, pos_local, pos_cost, Cp, weighted)
-    duals = np.zeros((len(masks), LANES), np.float32)
-    W = aligned_lines(group.nr_places + group.dense.shape[1] + 1)
-    if solver == PRIMAL:
-        newton(group, masks, cost, Cn, constant, newton_eps, W)
-        return _collect(group, nr_sparse, W, masks, duals, len(pos_ptr) - 1, threshold, max_nonzeros)
-    norms, own_squares = _squared_norms(group, constant[0])
-    if solver == LOGISTIC:
-        _descend_logistic(group, norms, own_squares, masks, cost, Cn, constant, eps, max_iter, duals, W)
-    else:
-        squared = solver == SQUARED_HINGE
-        _descend_hinge(group, norms, own_squares, masks, cost, Cn, squared, constant, eps, max_iter, duals, W)
-    return _collect(group, nr_sparse, W, masks, duals, len(pos_ptr) - 1, threshold, max_nonzeros)
+    return SOLVERS[solver][0](group, nr_sparse, nr_shared, pos_ptr, pos_local, pos_cost, settings)
