@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,11 +66,12 @@ def forget_stale_code(package: str | Path) -> None:
     """
     package = Path(package)
     stamp = package / "__pycache__" / "numba.stamp"
-    newest = str(max(path.stat().st_mtime_ns for path in package.rglob("*.py")))
-    if stamp.is_file() and stamp.read_text() == newest:
+    sources = sorted((path.name, path.stat().st_mtime_ns) for path in package.rglob("*.py"))
+    state = str(zlib.crc32(repr(sources).encode()))
+    if stamp.is_file() and stamp.read_text() == state:
         return
     with contextlib.suppress(OSError):  # a read-only package has its code elsewhere, by the time of installation
         for path in package.rglob("__pycache__/*.nb[ic]"):
             path.unlink(missing_ok=True)
         with replace_file(stamp) as tmp:
-            tmp.write_text(newest)
+            tmp.write_text(state)
