@@ -60,14 +60,14 @@ def clear_unfinished(workdir: str | Path) -> None:
 
 
 def forget_stale_code(package: str | Path) -> None:
-    """Removes numba's compiled code from a package's __pycache__ folders if any source changed since the last call.
+    """Removes numba's compiled code from a package's __pycache__ folders if a source with such code has changed.
 
     numba itself looks at the file of a function only, not at the files of what it calls.
     """
     package = Path(package)
     stamp = package / "__pycache__" / "numba.stamp"
-    sources = sorted((path.name, path.stat().st_mtime_ns) for path in package.rglob("*.py"))
-    state = str(zlib.crc32(repr(sources).encode()))
+    sources = [path for path in sorted(package.rglob("*.py")) if b"numba" in path.read_bytes()]
+    state = str(zlib.crc32(repr([(path.name, path.stat().st_mtime_ns) for path in sources]).encode()))
     if stamp.is_file() and stamp.read_text() == state:
         return
     with contextlib.suppress(OSError):  # a read-only package has its code elsewhere, by the time of installation
