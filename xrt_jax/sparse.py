@@ -208,12 +208,10 @@ def _row_squares(indptr, data):
 
 
 @njit(cache=True, nogil=True)
-def _scaled(indptr, data, factor):
-    scaled = np.empty(len(data), np.float32)
+def _scale(indptr, data, factor, scaled):
     for row in range(len(indptr) - 1):
         for k in range(indptr[row], indptr[row + 1]):
             scaled[k] = data[k] * factor[row]
-    return scaled
 
 
 def row_norms(X) -> np.ndarray:
@@ -228,11 +226,15 @@ def row_norms(X) -> np.ndarray:
     return np.sqrt(total)
 
 
-def scale_rows(A, factor: np.ndarray):
-    """Row i of A (csr or ndarray) times factor[i]; float32, a new matrix."""
+def scale_rows(A, factor: np.ndarray, *, in_place: bool = False):
+    """Row i of A (csr or ndarray, float32) times factor[i]; a new matrix, unless A itself is to be changed."""
     if not sp.issparse(A):
-        return np.ascontiguousarray(A * factor[:, None], dtype=np.float32)
-    return sp.csr_matrix((_scaled(A.indptr, A.data, factor), A.indices, A.indptr), shape=A.shape)
+        return np.multiply(
+            A, factor[:, None], out=A if in_place else np.empty(A.shape, np.float32), casting="same_kind"
+        )
+    B = A if in_place else sp.csr_matrix((np.empty(A.nnz, np.float32), A.indices, A.indptr), shape=A.shape)
+    _scale(A.indptr, A.data, factor, B.data)
+    return B
 
 
 def inverse_or_one(norms: np.ndarray) -> np.ndarray:

@@ -99,9 +99,14 @@ def _sparse_product(A: sp.csr_matrix, B: sp.csr_matrix) -> sp.csr_matrix:
     a, b = feature_arrays(Features(A, None)), feature_arrays(Features(B, None))
     groups = list(pairwise(_equal_work(A, B)))
     arrays = (a.indptr, a.indices, a.data, b.indptr, b.indices, b.data, B.shape[1])
-    counts, columns, values = zip(*thread_map(lambda group: _product_rows(*group, *arrays), groups), strict=True)
-    indptr = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
-    return sp.csr_matrix((np.concatenate(values), np.concatenate(columns), indptr), shape=(A.shape[0], B.shape[1]))
+    parts = list(thread_map(lambda group: _product_rows(*group, *arrays), groups))
+    indptr = np.concatenate([[0], np.cumsum(np.concatenate([part[0] for part in parts]))])
+    columns, values = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
+    for first, _ in reversed(groups):  # parts are given up as they are copied; the heap gives back its end only
+        _, of_columns, of_values = parts.pop()
+        here = slice(indptr[first], indptr[first] + len(of_columns))
+        columns[here], values[here] = of_columns, of_values
+    return sp.csr_matrix((values, columns, indptr), shape=(A.shape[0], B.shape[1]))
 
 
 # ---------------------------------------------------------------------------- parts of features
@@ -159,7 +164,7 @@ def pifa(Y, X, normalized_Y: bool = True):
     sparse = None if parts.sparse is None else _sparse_product(Yt, parts.sparse)
     Z = Features(sparse, None if parts.dense is None else Yt @ parts.dense)
     factor = inverse_or_one(row_norms(Z))
-    return _as_kind(Features(*(None if part is None else scale_rows(part, factor) for part in Z)), X)
+    return _as_kind(Features(*(None if part is None else scale_rows(part, factor, in_place=True) for part in Z)), X)
 
 
 def pii(Y) -> sp.csr_matrix:
