@@ -9,8 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from measure import BEAM, MAX_LEAF_SIZE, NR_SPLITS, nr_threads, timed
 
-from xrt_jax.tree.chain import aggregate_labels, binary_depth, complete_chain
-from xrt_jax.tree.chain import pattern
+from xrt_jax.tree.chain import aggregate_labels, binary_depth, complete_chain, pattern
 
 ENTRY = 8  # bytes of a stored non-zero: value and index
 COPIED = 1 << 28  # bytes, well beyond any cache

@@ -21,6 +21,7 @@ from measure import (
     NR_SPLITS,
     TOPK,
     file_bytes,
+    forget_peak,
     latencies,
     load_split,
     nr_threads,
@@ -54,8 +55,11 @@ def pecos_fit(data: str, model: str) -> dict:
     embed, Z = timed(LabelEmbeddingFactory.create, Y, X, method="pifa", **threads)
     cluster, chain = timed(Indexer.gen, Z, nr_splits=NR_SPLITS, max_leaf_size=MAX_LEAF_SIZE, **threads)
     C_leaf, Z = shared_tree(data, chain[-1]), None
+    memory = peak_memory()
+    forget_peak()
     train, trained = timed(XLinearModel.train, X, Y_csc, C=C_leaf, nr_splits=NR_SPLITS, **threads)
-    found = {"embed": embed, "cluster": cluster, "train": train, "loaded": loaded, "memory": peak_memory()}
+    found = {"embed": embed, "cluster": cluster, "train": train, "loaded": loaded}
+    found |= {"train_memory": peak_memory(), "memory": max(memory, peak_memory())}
     trained.save(str(model))
     XLinearModel.compile_mmap_model(str(model), f"{model}.mapped")
     return {**found, "bytes": file_bytes(model, "W.npz", "C.npz")}
@@ -102,7 +106,7 @@ def omikuji_fit(data: str, model: str) -> dict:
     fit, trained = timed(Model.train_on_data, f"{data}/{TEXT}", settings, nr_threads())
     memory = peak_memory()
     trained.save(model)
-    return {"fit": fit, "memory": memory, "bytes": file_bytes(Path(model))}
+    return {"fit": fit, "memory": memory, "train_memory": memory, "bytes": file_bytes(Path(model))}
 
 
 def omikuji_predict(data: str, model: str, mode: str) -> dict:

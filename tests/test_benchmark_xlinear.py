@@ -69,7 +69,7 @@ def test_wrong_flags(arguments, remedy, capsys):
 
 
 def figures(factor: float) -> dict[str, float]:
-    keys = ["embed", "cluster", "train", "fit", "npz.predict", "npz.p50", "memory"]
+    keys = ["embed", "cluster", "train", "fit", "npz.predict", "npz.p50", "train_memory"]
     return {key: factor * (i + 1) for i, key in enumerate(keys)} | {"P1": 80.0 + factor, "P3": 70.0, "P5": 60.0}
 
 
