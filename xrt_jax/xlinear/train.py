@@ -40,12 +40,12 @@ def relevance_chain(Y, R, chain, rel_mode: str, rel_norm: str) -> list:
 
     Args:
         Y: sparse [n, L].
-        R: sparse [n, L] or None, which stands for ones at Y's entries.
+        R: sparse [n, L] or None: to be induced, ones at Y's entries, else no costs.
         chain: cluster chain.
         rel_mode: "disable" (no costs), "induce" (summed up the tree) or "ranker-only" (last level only).
         rel_norm: "no-norm", "l1", "l2" or "max", over the row of each level.
     """
-    if rel_mode == "disable":
+    if rel_mode == "disable" or (rel_mode == "ranker-only" and R is None):
         return [None] * len(chain)
     levels = aggregate_labels(pattern(Y) if R is None else R, chain)
     if rel_mode == "ranker-only":
@@ -105,7 +105,8 @@ def train_ranker(X, Y, chain, *, progress=None, **settings) -> Ranker:
         X: csr, ndarray or Features [n, d].
         Y: sparse [n, L].
         chain: cluster chain over the L labels (tree/chain.py). A partial one, whose first matrix has more than one
-            column (part_of_tree), needs negatives for its first level too: tfn or usn.
+            column (part_of_tree), needs negatives for its first level too, tfn or usn, and for man below it `matching`,
+            with which its beam starts (PECOS starts at all clusters).
         progress: called as progress(total, description) for each batch of levels.
         settings: a tuple of one value serves every level.
             negative_sampling: per level, sums of "tfn" (teacher forcing: clusters of the true labels), "man" (clusters
