@@ -20,6 +20,7 @@ from measure import (
     NR_SPLITS,
     TOPK,
     file_bytes,
+    forget_peak,
     latencies,
     load_split,
     peak_memory,
@@ -33,11 +34,15 @@ from xrt_jax.tree.chain import complete_chain
 from xrt_jax.tree.kmeans import LARGE_NODE, hierarchical_kmeans
 from xrt_jax.tree.label_embedding import pifa
 from xrt_jax.xlinear.folder import load_ranker, save_ranker
+from xrt_jax.xlinear.mapped import load_mapped, save_mapped
 from xrt_jax.xlinear.predict import predict, prepare
-from xrt_jax.xlinear.train import train_ranker
+from xrt_jax.xlinear.train import train_ranker, train_to_folder
 
-# how a saved model gets ready to answer
-MODES = {"npz": lambda folder: prepare(load_ranker(folder))}
+# how a saved model gets ready to answer queries with so many dense columns
+MODES = {
+    "npz": lambda folder, nr_dense: prepare(load_ranker(folder), nr_dense),
+    "mmap": lambda folder, nr_dense: load_mapped(f"{folder}.mapped"),
+}
 
 
 def features(X, E):
@@ -63,8 +68,9 @@ def warm_up(is_dense: bool) -> None:
     ranker = train_ranker(X, Y, cluster(pifa(Y, X)))
     with tempfile.TemporaryDirectory() as folder:
         save_ranker(Path(folder) / "model", ranker)
+        save_mapped(Path(folder) / "model.mapped", ranker, 4 * is_dense)
         for load in MODES.values():
-            prepared = load(Path(folder) / "model")
+            prepared = load(Path(folder) / "model", 4 * is_dense)
             rank(prepared, X)
             rank(prepared, features(draw(1, 50), dense(1)))
 
@@ -79,9 +85,12 @@ def fit(data: str, model: str) -> dict:
     embedding_nnz = sum(part.size for part in (Z if isinstance(Z, Features) else [Z]))
     clustering, chain = timed(cluster, Z)
     chain, Z = complete_chain(shared_tree(data, chain[-1]), nr_splits=NR_SPLITS, min_codes=None), None
-    train, ranker = timed(train_ranker, X, Y, chain)
-    found = {"embed": embed, "cluster": clustering, "train": train, "loaded": loaded, "memory": peak_memory()}
-    save_ranker(model, ranker)
+    memory = peak_memory()
+    forget_peak()
+    train, _ = timed(train_to_folder, model, X, Y, chain)  # what a run does: the weights go to disk as they come
+    found = {"embed": embed, "cluster": clustering, "train": train, "loaded": loaded}
+    found |= {"train_memory": peak_memory(), "memory": max(memory, peak_memory())}
+    save_mapped(f"{model}.mapped", load_ranker(model), 0 if E is None else E.shape[1])
     return found | {"bytes": file_bytes(model, "W.npz", "C.npz"), "embedding_nnz": embedding_nnz}
 
 
@@ -90,7 +99,7 @@ def serve(data: str, model: str, mode: str) -> dict:
     data = Path(data)
     warm_up((data / "E.tst.npy").is_file())
     X, E, _ = load_split(data, "tst")
-    load, prepared = timed(MODES[mode], model)
+    load, prepared = timed(MODES[mode], model, 0 if E is None else E.shape[1])
     rows = [slice(i, i + 1) for i in range(min(NR_SINGLES, X.shape[0]))]
     queries = [features(X[row], None if E is None else E[row]) for row in rows]
     single = latencies(lambda query: rank(prepared, query), queries)

@@ -6,8 +6,9 @@ import scipy.sparse as sp
 from xrt_jax.sparse import Features
 from xrt_jax.tree.chain import complete_chain
 from xrt_jax.xlinear import predict as predict_module
-from xrt_jax.xlinear.predict import POST_PROCESSORS, predict, prepare
-from xrt_jax.xlinear.train import Level, train_ranker
+from xrt_jax.xlinear.level import Level
+from xrt_jax.xlinear.predict import POST_PROCESSORS, predict, predict_selected, prepare
+from xrt_jax.xlinear.train import train_ranker
 
 D, L = 30, 40
 
@@ -72,6 +73,49 @@ def test_post_processor_table_has_the_ten_of_pecos():
     assert sorted(POST_PROCESSORS) == sorted(["noop", "sigmoid", "log-sigmoid", *hinges])
 
 
+def test_other_exponents_and_old_names_of_post_processors():
+    X = queries()
+    for name in ("l5-hinge", "log-l7-hinge"):
+        ranker = random_ranker(post_processor=name)
+        P = predict(ranker, X, beam_size=2, only_topk=5)
+        for i, x in enumerate(X.toarray().astype(float)):
+            expected = slow_predict(ranker, x, [2, 2, 5])
+            np.testing.assert_allclose(
+                P.data[5 * i : 5 * i + 5], [score for _, score in expected], rtol=1e-4, atol=1e-6
+            )
+    for old, name in ((True, "l3-hinge"), ("True", "l3-hinge"), (False, "noop"), (None, "noop")):
+        ranker = random_ranker(post_processor=old)
+        assert (predict(ranker, X) != predict(ranker, X, post_processor=name)).nnz == 0
+
+
+def formula(name, v):
+    """Transformed raw scores, float64."""
+    if "hinge" in name:
+        loss = np.maximum(0, 1 - v) ** int(name[-len("1-hinge")])
+        return -loss if name.startswith("log") else np.exp(-loss)
+    return {"noop": v, "sigmoid": 1 / (1 + np.exp(-v)), "log-sigmoid": -np.log(1 + np.exp(-v))}[name]
+
+
+@pytest.mark.parametrize("name", POST_PROCESSORS)
+def test_post_processors_of_arrays(name):
+    v, parent = np.linspace(-3, 3, 40, dtype=np.float32).reshape(4, 10), np.linspace(-2, 2, 40).astype(np.float32)
+    transform, combine = POST_PROCESSORS[name]
+    child, parent = formula(name, v.astype(float)), parent.reshape(4, 10)
+    np.testing.assert_allclose(transform(v), child, rtol=1e-6, atol=1e-37)
+    expected = child if name == "noop" else child + parent if name.startswith("log") else child * parent
+    np.testing.assert_allclose(combine(transform(v), parent), expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", POST_PROCESSORS)
+@pytest.mark.parametrize("size", [1e20, 3e38])
+def test_huge_features_give_finite_scores(name, size):
+    X = queries().toarray()
+    P = predict(random_ranker(post_processor=name), np.where(X > 0.5, size, -size * (X > 0)))
+    assert P.nnz and np.isfinite(P.data).all()
+    if name != "log-l1-hinge":  # there, sums of what float32 cannot hold are equal
+        assert (np.diff(P.data.reshape(25, -1), axis=1) <= 0).all()
+
+
 def test_a_full_beam_ranks_every_label_exactly():
     ranker, X = random_ranker(post_processor="noop"), queries()
     P = predict(ranker, X, beam_size=L, only_topk=L)
@@ -94,6 +138,113 @@ def test_sparse_dense_and_mixed_queries_agree():
         P = predict(ranker, same)
         np.testing.assert_array_equal(P.indices, expected.indices)
         np.testing.assert_allclose(P.data, expected.data, rtol=1e-5)
+
+
+def test_queries_of_any_integer_and_float_type_order_and_with_repeats():
+    ranker, X = random_ranker(), queries()
+    expected = predict(ranker, X).toarray()
+    twice = sp.csr_matrix((np.repeat(X.data / 2, 2), np.repeat(X.indices, 2), 2 * X.indptr), shape=X.shape)
+    backwards = sp.csr_matrix((X.data[::-1], X.indices[::-1], X.nnz - X.indptr[::-1]), shape=X.shape)
+    backwards.has_sorted_indices = False
+    for same in (twice, X.tocsc(), X.tocoo(), X.astype(np.float64), sp.csr_array(X)):
+        np.testing.assert_allclose(predict(ranker, same).toarray(), expected, rtol=1e-5)
+    np.testing.assert_allclose(predict(ranker, backwards).toarray()[::-1], expected, rtol=1e-5)
+    wide = X.copy()
+    wide.indices, wide.indptr = wide.indices.astype(np.int64), wide.indptr.astype(np.int64)
+    np.testing.assert_array_equal(predict(ranker, wide).toarray(), expected)
+
+
+@pytest.mark.parametrize("nr_children", [3, 16, 300])
+@pytest.mark.parametrize("d", [70, 40_000])
+def test_features_with_few_and_many_weights(nr_children, d):
+    """Every kind of feature in a chunk, and hash slots for all blocks of features or only for some."""
+    rng = np.random.default_rng(d)
+    used = rng.choice(d, 60, replace=False)
+    W = np.zeros((d + 1, nr_children), np.float32)
+    for i, feature in enumerate([*used, d]):
+        children = rng.choice(nr_children, min(i + 1, nr_children), replace=False)
+        W[feature, children] = rng.standard_normal(len(children))
+    X = np.zeros((9, d), np.float32)
+    X[:, used] = rng.standard_normal((9, 60))
+    X[:, rng.choice(d, 30)] += 1
+    level = Level(sp.csc_matrix(W), sp.csc_matrix(np.ones((nr_children, 1), np.float32)), 0.5, nr_children, "noop")
+    expected = X.astype(float) @ W[:d] + 0.5 * W[d]
+    for nr_dense in (0, 20, d):
+        prepared = prepare([level], nr_dense)
+        for same in (sp.csr_matrix(X), Features(sp.csr_matrix(X[:, :-20]), X[:, -20:]), X):
+            np.testing.assert_allclose(predict(prepared, same).toarray(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_trees_of_any_shape(seed):
+    """Labels without parent, parents without children, empty rows, one label, beams wider than the level."""
+    rng = np.random.default_rng(seed)
+    bias, nr_codes, ranker = float(rng.integers(0, 2)), 1, []
+    for _ in range(rng.integers(1, 4)):
+        nr_nodes = int(rng.integers(1, 12))
+        parent = rng.integers(0, nr_codes, nr_nodes)
+        C = np.zeros((nr_nodes, nr_codes), np.float32)
+        C[np.arange(nr_nodes), parent] = rng.random(nr_nodes) > 0.15
+        W = sp.random(D + (bias > 0), nr_nodes, rng.choice([0.02, 0.3, 0.9]), format="csc", random_state=rng)
+        W.data -= 0.5
+        ranker.append(Level(W, sp.csc_matrix(C), bias, 4, str(rng.choice([*POST_PROCESSORS]))))
+        nr_codes = nr_nodes
+    X = sp.random(6, D, 0.2, format="csr", dtype=np.float32, random_state=rng).toarray()
+    X[rng.random(6) > 0.7] = 0
+    topk = [int(rng.integers(1, 15))] * (len(ranker) - 1) + [int(rng.integers(1, 15))]
+    P = predict(ranker, sp.csr_matrix(X), beam_size=topk[0], only_topk=topk[-1])
+    assert P.shape == (6, nr_codes)
+    for i, x in enumerate(X.astype(float)):
+        expected = slow_predict(ranker, x, topk)
+        row = slice(P.indptr[i], P.indptr[i + 1])
+        np.testing.assert_allclose(P.data[row], [score for _, score in expected], rtol=1e-4, atol=1e-6)
+        assert P.indices[row].tolist() == [label for label, _ in expected]
+    assert predict(ranker, sp.csr_matrix(X)[:0]).shape == (0, nr_codes)
+
+
+@pytest.mark.parametrize("name", POST_PROCESSORS)
+def test_codes_continue_a_search(name):
+    ranker, X = random_ranker(post_processor=name), queries()
+    upper = predict(ranker[:1], X, only_topk=2)
+    expected = predict(ranker, X, beam_size=2, only_topk=6)
+    found = predict(ranker[1:], X, beam_size=2, only_topk=6, codes=upper)
+    np.testing.assert_allclose(found.toarray(), expected.toarray(), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"codes: shape \(25, 2\)"):
+        predict(ranker[1:], X, codes=upper[:, :2])
+
+
+@pytest.mark.parametrize("name", POST_PROCESSORS)
+def test_selected_labels_against_a_full_search(name):
+    ranker, X = random_ranker(post_processor=name), queries()
+    selected = sp.random(25, L, 0.2, format="csr", random_state=3)
+    full = predict(ranker, X, beam_size=L, only_topk=L)
+    P = predict_selected(ranker, X, selected)
+    assert P.shape == (25, L) and P.dtype == np.float32
+    for i in range(25):
+        wanted, row = set(selected[i].indices), slice(P.indptr[i], P.indptr[i + 1])
+        in_full = slice(full.indptr[i], full.indptr[i + 1])
+        pairs = zip(full.indices[in_full], full.data[in_full], strict=True)
+        expected = [(label, score) for label, score in pairs if label in wanted]
+        assert list(zip(P.indices[row], P.data[row], strict=True)) == expected
+
+
+def test_selected_labels_that_cannot_be_reached_are_left_out():
+    ranker, X = random_ranker(), queries()
+    codes = predict(ranker[:1], X, only_topk=1)
+    everything = np.ones((25, L))
+    P = predict_selected(ranker[1:], X, everything, codes=codes)
+    expected = predict(ranker[1:], X, beam_size=L, only_topk=L, codes=codes)
+    assert 0 < P.nnz < 25 * L
+    np.testing.assert_array_equal(P.indices, expected.indices)
+    np.testing.assert_array_equal(P.data, expected.data)
+    C = ranker[-1].C.tolil()
+    C[7] = 0
+    P = predict_selected([*ranker[:-1], ranker[-1]._replace(C=C.tocsc())], X, everything)
+    assert P.nnz == 25 * (L - 1) and 7 not in P.indices
+    assert predict_selected(ranker, X[:0], everything[:0]).shape == (0, L)
+    assert predict_selected(ranker, X, 0 * everything).nnz == 0
+    with pytest.raises(ValueError, match=r"selected: shape \(25, 39\)"):
+        predict_selected(ranker, X, everything[:, 1:])
 
 
 def test_blocks_threads_single_rows_and_layout_do_not_matter(monkeypatch):
@@ -161,10 +312,34 @@ def test_bad_input_is_refused():
     ranker, X = random_ranker(), queries()
     with pytest.raises(ValueError, match="X has 29 features, the model was trained on 30"):
         predict(ranker, X[:, :29])
-    with pytest.raises(ValueError, match="post_processor='l5-hinge'"):
-        predict(ranker, X, post_processor="l5-hinge")
-    with pytest.raises(ValueError, match="beam_size"):
-        predict(ranker, X, beam_size=0)
+    for name in ("l0-hinge", "hinge", "softmax", 3, ("noop",)):
+        with pytest.raises(ValueError, match="post_processor="):
+            predict(ranker, X, post_processor=name)
+    for count in (0, -1, 2.0, "2", True, np.float32(3)):
+        for part in (ranker, ranker[:1]):
+            with pytest.raises(ValueError, match="beam_size="):
+                predict(part, X, beam_size=count)
+            with pytest.raises(ValueError, match="only_topk="):
+                predict(part, X, only_topk=count)
+        with pytest.raises(ValueError, match="only_topk of level 1="):
+            predict([ranker[0], ranker[1]._replace(only_topk=count), ranker[2]], X)
+    for wrong in (None, np.ones(D), np.ones((1, 2, D)), [1.0] * D):
+        with pytest.raises(ValueError, match="X must have two axes"):
+            predict(ranker, wrong)
+    for wrong in (np.nan, np.inf, -np.inf):
+        for row in (X[3].toarray(), X[3].copy()):
+            (row if isinstance(row, np.ndarray) else row.data)[..., 0] = wrong
+            with pytest.raises(ValueError, match="row 0 holds NaN or infinity"):
+                predict(ranker, row)
+    for name, value in (("indices", D), ("indices", -1), ("indptr", 10**6)):
+        row = X[3].copy()
+        getattr(row, name)[-1] = value
+        with pytest.raises(ValueError, match="build the matrix again"):
+            predict(ranker, row)
+    with pytest.raises(ValueError, match="level 1 does not start from the nodes of level 0"):
+        predict([ranker[0], ranker[2]], X)
+    with pytest.raises(ValueError, match="no level"):
+        predict([], X)
     with pytest.raises(ValueError, match="complete tree"):
         predict(ranker[1:], X)
     two_parents = [*ranker[:-1], ranker[-1]._replace(C=sp.csc_matrix(np.ones(ranker[-1].C.shape, np.float32)))]

@@ -1,12 +1,14 @@
 """Beam search through a trained XR-Linear tree.
 
-The classifiers of a parent's children form a chunk, stored by feature (chunked multiplication, Etter et al. 2022).
-A block of rows goes through a level together: all its rows that visit a parent are scored while that chunk is at hand.
+chunks.py lays a level out by parent, search.py takes a block of rows one level down, postprocess.py turns raw scores
+into ranking scores. Rows go through a level block by block, the blocks in parallel.
 """
 
-from functools import partial
+import operator
+from itertools import pairwise
 from typing import NamedTuple
 
+import numba
 import numpy as np
 import scipy.sparse as sp
 from numba import njit
@@ -18,258 +20,157 @@ from xrt_jax.sparse import (
     canonical,
     feature_arrays,
     nr_features,
-    nr_rows,
     row_ids,
     thread_map,
     tracked,
 )
+from xrt_jax.xlinear.chunks import CHILD, Chunks, make_chunks
+from xrt_jax.xlinear.postprocess import POST_PROCESSORS, PostProcessor, neutral, parse
+from xrt_jax.xlinear.search import output_ptr, score_pairs, search_rows
 
-ROWS_PER_BLOCK = 1024
+__all__ = ["POST_PROCESSORS", "PreparedLevel", "advance", "predict", "predict_selected", "prepare", "root_beam"]
 
-
-# ---------------------------------------------------------------------------- ranking scores
-
-
-def _log_hinge(p: int, v):
-    return -(np.maximum(np.float32(0), 1 - v) ** p)
-
-
-def _exp_hinge(p: int, v):
-    return np.exp(_log_hinge(p, v))
-
-
-def _sigmoid(v):
-    return 0.5 * (1 + np.tanh(0.5 * v))
-
-
-# name → (raw scores → ranking scores, how to combine (child, parent) scores); table of PECOS
-POST_PROCESSORS = {
-    "noop": (lambda v: v, lambda child, parent: child),
-    "sigmoid": (_sigmoid, np.multiply),
-    "log-sigmoid": (lambda v: -np.logaddexp(np.float32(0), -v), np.add),
-    **{f"l{p}-hinge": (partial(_exp_hinge, p), np.multiply) for p in (1, 2, 3, 4)},
-    **{f"log-l{p}-hinge": (partial(_log_hinge, p), np.add) for p in (1, 2, 3, 4)},
-}
+ROWS_PER_BLOCK = 8192  # many rows share a chunk while it is in the cache; fewer where threads would be idle
 
 
 # ---------------------------------------------------------------------------- layout
 
 
-class Chunks(NamedTuple):
-    """A level's weights by parent; arrays for compiled code.
-
-    Parent p has the children child[child_ptr[p]:child_ptr[p+1]] and weights in the features
-    feature[feature_ptr[p]:feature_ptr[p+1]] (uint32; the bias is feature d). The i-th of all features has the entries
-    entry_ptr[i]:entry_ptr[i+1] of offset (uint32, the child's place among its siblings) and value (float32).
-    """
-
-    child_ptr: np.ndarray
-    child: np.ndarray
-    feature_ptr: np.ndarray
-    feature: np.ndarray
-    entry_ptr: np.ndarray
-    offset: np.ndarray
-    value: np.ndarray
-
-
 class PreparedLevel(NamedTuple):
-    """A Level in the layout of the beam search (prepare)."""
+    """A Level in the layout of the beam search (prepare).
+
+    Attributes:
+        chunks: the weights by parent.
+        nr_features: features without the bias.
+        nr_labels: nodes of the level.
+        only_topk: nodes kept after this level.
+        post_processor: name in POST_PROCESSORS.
+    """
 
     chunks: Chunks
     nr_features: int
     nr_labels: int
-    bias: float
     only_topk: int
     post_processor: str
 
 
-@njit(cache=True, nogil=True)
-def _group_by_parent(indptr, indices, data, parent_of, offset_of, nr_parents):
-    """Entries of W in CSR form, regrouped by the parent of their column, features ascending inside a parent."""
-    entry_start = np.zeros(nr_parents + 1, np.int64)
-    for column in indices:
-        if parent_of[column] >= 0:
-            entry_start[parent_of[column] + 1] += 1
-    entry_start = np.cumsum(entry_start)
-    fill = entry_start[:-1].copy()
-    feature_of, offset, value = (
-        np.empty(entry_start[-1], np.uint32),
-        np.empty(entry_start[-1], np.uint32),
-        np.empty(entry_start[-1], np.float32),
-    )
-    for row in range(len(indptr) - 1):
-        for k in range(indptr[row], indptr[row + 1]):
-            parent = parent_of[indices[k]]
-            if parent >= 0:
-                feature_of[fill[parent]] = row
-                offset[fill[parent]] = offset_of[indices[k]]
-                value[fill[parent]] = data[k]
-                fill[parent] += 1
-    return entry_start, feature_of, offset, value
-
-
-def prepare_level(level) -> PreparedLevel:
-    """Lay a Level (xlinear/train.py) out for the beam search."""
-    C, W = canonical(level.C, "csc"), canonical(level.W, "csr")
-    parent_of, offset_of = np.full(C.shape[0], -1, np.int64), np.zeros(C.shape[0], np.int64)
-    if len(np.unique(C.indices)) < C.nnz:
+def prepare_level(level, nr_dense: int = 0) -> PreparedLevel:
+    """Lay a Level (xlinear/level.py) out for the beam search; arguments as of prepare."""
+    C, W = canonical(level.C, "csc", "C"), canonical(level.W, "csc", "W")
+    if C.nnz and np.bincount(C.indices).max() > 1:
         raise ValueError("a label has more than one parent in C: the beam search needs one")
-    parent_of[C.indices] = row_ids(C)
-    offset_of[C.indices] = np.arange(C.nnz) - C.indptr[row_ids(C)]
-    start, feature_of, offset, value = _group_by_parent(
-        W.indptr.astype(np.int64), W.indices.astype(np.int32, copy=False), W.data, parent_of, offset_of, C.shape[1]
-    )
-    is_first = np.ones(len(feature_of), bool)
-    is_first[1:] = feature_of[1:] != feature_of[:-1]
-    is_first[start[:-1][start[:-1] < len(feature_of)]] = True
-    first = np.flatnonzero(is_first)
-    chunks = Chunks(
-        C.indptr.astype(np.int64),
-        C.indices.astype(np.int32, copy=False),
-        np.searchsorted(first, start),
-        feature_of[first],
-        np.append(first, len(feature_of)),
-        offset,
-        value,
-    )
-    return PreparedLevel(
-        chunks, W.shape[0] - (level.bias > 0), C.shape[0], float(level.bias), level.only_topk, level.post_processor
+    if W.shape[1] != C.shape[0]:
+        raise ValueError(f"W has {W.shape[1]} columns, C {C.shape[0]} rows: both must be the nodes of the level")
+    d = int(W.shape[0] - (level.bias > 0))
+    chunks = make_chunks(C, W, level.bias, d, min(operator.index(nr_dense), d))
+    return PreparedLevel(chunks, d, C.shape[0], level.only_topk, level.post_processor)
+
+
+def prepare(ranker, nr_dense: int = 0) -> list[PreparedLevel]:
+    """Lay a ranker out for the beam search once; predict takes the result in the ranker's place.
+
+    Args:
+        ranker: list of Level; what is laid out already stays as it is.
+        nr_dense: columns of the dense part of the queries' features. Their weights are kept as matrices, which is many
+            times as fast on dense columns. Any queries can be answered with any number.
+    """
+    return [level if isinstance(level, PreparedLevel) else prepare_level(level, nr_dense) for level in ranker]
+
+
+# ---------------------------------------------------------------------------- queries
+
+
+@njit(cache=True, nogil=True)
+def _fits(indptr, indices, data, d):
+    """Whether these arrays are a csr matrix of d columns with finite values; indices are uint32."""
+    if indptr[0] != 0 or indptr[-1] > min(len(indices), len(data)):
+        return False
+    for row in range(len(indptr) - 1):
+        if indptr[row + 1] < indptr[row]:
+            return False
+    for k in range(indptr[-1]):
+        if indices[k] >= d or not abs(data[k]) <= np.float32(np.inf) or abs(data[k]) == np.float32(np.inf):
+            return False
+    return True
+
+
+def _is_plain(X) -> bool:
+    """A csr matrix of the usual types: the search takes its entries in any order, and repeated ones add up."""
+    return (
+        sp.issparse(X)
+        and X.format == "csr"
+        and X.data.dtype == np.float32
+        and X.indices.dtype == X.indptr.dtype == np.int32
+        and X.data.ndim == X.indices.ndim == X.indptr.ndim == 1
+        and len(X.indptr) == X.shape[0] + 1
+        and X.data.flags.c_contiguous
+        and X.indices.flags.c_contiguous
     )
 
 
-def prepare(ranker) -> list[PreparedLevel]:
-    """Lay a ranker out for the beam search once; predict takes the result in the ranker's place."""
-    return [level if isinstance(level, PreparedLevel) else prepare_level(level) for level in ranker]
+def _query_arrays(X, d: int) -> FeatureArrays:
+    """X, of d features, for compiled code; ValueError as of as_features and on another number of features."""
+    if not isinstance(X, Features) and not (sp.issparse(X) or isinstance(X, np.ndarray)):
+        X = np.asarray(X)
+    if not isinstance(X, Features) and len(X.shape) != 2:
+        raise ValueError(f"X must have two axes [rows, features], not the shape {X.shape}")
+    if nr_features(X) != d:
+        raise ValueError(f"X has {nr_features(X)} features, the model was trained on {d}")
+    if _is_plain(X):
+        indptr, indices = X.indptr.astype(np.int64), X.indices.view(np.uint32)
+        if _fits(indptr, indices, X.data, d):
+            return FeatureArrays(indptr, indices, X.data, np.empty((X.shape[0], 0), np.float32), d)
+    return feature_arrays(as_features(X))  # tells what is wrong with it
 
 
 # ---------------------------------------------------------------------------- one level
 
 
-@njit(cache=True, nogil=True)
-def _score_pairs(
-    indptr,
-    indices,
-    data,
-    dense,
-    nr_sparse,
-    pair_row,
-    pair_parent,
-    order,
-    raw_ptr,
-    feature_ptr,
-    feature,
-    entry_ptr,
-    offset,
-    value,
-    bias,
-    slot,
-):
-    """Raw scores x·w + bias·b of every child of every (row, parent) pair, pair after pair; float32.
+class _Beam(NamedTuple):
+    """Rows of nodes with their scores, the best first: csr arrays, int64, int32 and float32."""
 
-    `order` visits the pairs parent by parent; `slot` is a zeroed int32 [features + 1] to work in.
-    """
-    raw = np.zeros(raw_ptr[-1], np.float32)
-    current = -1
-    for pair in order:
-        parent, row = pair_parent[pair], pair_row[pair]
-        if parent != current:
-            if current >= 0:
-                slot[feature[feature_ptr[current] : feature_ptr[current + 1]]] = 0
-            for i in range(feature_ptr[parent], feature_ptr[parent + 1]):
-                slot[feature[i]] = i - feature_ptr[parent] + 1
-            current = parent
-        scores = raw[raw_ptr[pair] : raw_ptr[pair + 1]]
-        base = feature_ptr[parent] - 1
-        for k in range(indptr[row], indptr[row + 1]):
-            if slot[indices[k]] > 0:
-                i = base + slot[indices[k]]
-                for e in range(entry_ptr[i], entry_ptr[i + 1]):
-                    scores[offset[e]] += data[k] * value[e]
-        for j in range(dense.shape[1]):
-            if slot[nr_sparse + j] > 0:
-                i = base + slot[nr_sparse + j]
-                for e in range(entry_ptr[i], entry_ptr[i + 1]):
-                    scores[offset[e]] += dense[row, j] * value[e]
-        if slot[-1] > 0:
-            i = base + slot[-1]
-            for e in range(entry_ptr[i], entry_ptr[i + 1]):
-                scores[offset[e]] += bias * value[e]
-    return raw
+    ptr: np.ndarray
+    node: np.ndarray
+    score: np.ndarray
 
 
-@njit(cache=True, nogil=True)
-def _sift_down(key, item, i, size):
-    """Restore the heap below i: on top the worst candidate (lowest score, of equals the latest)."""
-    while 2 * i + 1 < size:
-        c = 2 * i + 1
-        if c + 1 < size and (key[c + 1] < key[c] or (key[c + 1] == key[c] and item[c + 1] > item[c])):
-            c += 1
-        if key[c] > key[i] or (key[c] == key[i] and item[c] < item[i]):
-            return
-        key[i], key[c] = key[c], key[i]
-        item[i], item[c] = item[c], item[i]
-        i = c
+def _root(n: int) -> _Beam:
+    return _Beam(np.arange(n + 1), np.zeros(n, np.int32), np.ones(n, np.float32))
 
 
-@njit(cache=True, nogil=True)
-def _select_top(scores, ptr, k):
-    """Positions of the k best scores of each span ptr[r]:ptr[r+1], best first, of equals the earlier; row pointers."""
-    out_ptr = np.zeros(len(ptr), np.int64)
-    for r in range(len(ptr) - 1):
-        out_ptr[r + 1] = out_ptr[r] + min(k, ptr[r + 1] - ptr[r])
-    out = np.empty(out_ptr[-1], np.int64)
-    key = np.empty(out_ptr[-1], np.float32)
-    for r in range(len(ptr) - 1):
-        size = out_ptr[r + 1] - out_ptr[r]
-        best, item = key[out_ptr[r] : out_ptr[r + 1]], out[out_ptr[r] : out_ptr[r + 1]]
-        for j in range(size):
-            best[j], item[j] = scores[ptr[r] + j], ptr[r] + j
-        for j in range(size // 2 - 1, -1, -1):
-            _sift_down(best, item, j, size)
-        for position in range(ptr[r] + size, ptr[r + 1]):
-            if scores[position] > best[0]:
-                best[0], item[0] = scores[position], position
-                _sift_down(best, item, 0, size)
-        for j in range(size - 1, 0, -1):
-            best[0], best[j] = best[j], best[0]
-            item[0], item[j] = item[j], item[0]
-            _sift_down(best, item, 0, j)
-    return out, out_ptr
+def _as_beam(A) -> _Beam:
+    return _Beam(A.indptr.astype(np.int64), A.indices.astype(np.int32, copy=False), A.data)
 
 
-def _advance_block(
-    level: PreparedLevel, X: FeatureArrays, beam, topk: int, post_processor: str, is_first: bool, block: slice
-):
-    """Beam of a block of rows one level further down: row sizes, labels, scores."""
-    ptr = beam.indptr[block.start : block.stop + 1]
-    pair_parent = beam.indices[ptr[0] : ptr[-1]].astype(np.int64)
-    pair_row = np.repeat(np.arange(block.start, block.stop), np.diff(ptr))
-    chunks = level.chunks
-    children = chunks.child_ptr[pair_parent + 1] - chunks.child_ptr[pair_parent]
-    raw_ptr = np.concatenate([[0], np.cumsum(children)])
-    order = np.argsort(pair_parent, kind="stable")
-    raw = _score_pairs(
-        *X,
-        pair_row,
-        pair_parent,
-        order,
-        raw_ptr,
-        *chunks[2:],
-        np.float32(level.bias),
-        np.zeros(level.nr_features + 1, np.int32),
-    )
-    transform, combine = POST_PROCESSORS[post_processor]
-    scores = transform(raw)
-    if not is_first:
-        scores = combine(scores, np.repeat(beam.data[ptr[0] : ptr[-1]], children))
-    top, top_ptr = _select_top(scores.astype(np.float32, copy=False), raw_ptr[ptr - ptr[0]], topk)
-    pair = np.searchsorted(raw_ptr, top, side="right") - 1
-    label = chunks.child[chunks.child_ptr[pair_parent[pair]] + top - raw_ptr[pair]]
-    return np.diff(top_ptr), label, scores[top]
+def _as_csr(beam: _Beam, nr_labels: int) -> sp.csr_matrix:
+    return sp.csr_matrix((beam.score, beam.node, beam.ptr), shape=(len(beam.ptr) - 1, nr_labels))
 
 
-def _blocks(n: int) -> list[slice]:
-    return [slice(first, min(first + ROWS_PER_BLOCK, n)) for first in range(0, n, ROWS_PER_BLOCK)]
+def _spans(n: int) -> list[tuple[int, int]]:
+    size = max(1, min(ROWS_PER_BLOCK, -(-n // (2 * numba.get_num_threads()))))
+    return [(first, min(first + size, n)) for first in range(0, n, size)]
+
+
+def _each(fn, n: int, progress, desc: str) -> None:
+    """fn(first, stop) for spans of 0:n, in parallel."""
+    if n == 1 and not progress:
+        fn(0, 1)
+        return
+    spans = _spans(n)
+    for _ in tracked(thread_map(lambda span: fn(*span), spans), [b - a for a, b in spans], progress, desc):
+        pass
+
+
+def _step(level: PreparedLevel, X: FeatureArrays, beam: _Beam, topk: int, post: PostProcessor, is_first, progress):
+    """The beam one level further down."""
+    ptr = output_ptr(beam.ptr, beam.node, level.chunks.ptr, topk)
+    below = _Beam(ptr, np.empty(ptr[-1], np.int32), np.empty(ptr[-1], np.float32))
+
+    def search(first, stop):
+        search_rows(first, stop, *X, *beam, is_first, *level.chunks, *post, *below)
+
+    _each(search, len(ptr) - 1, progress, f"scoring {level.nr_labels} nodes")
+    return below
 
 
 def root_beam(n: int) -> sp.csr_matrix:
@@ -301,31 +202,64 @@ def advance(
     Returns:
         csr float32 [n, nodes], rows by descending score.
     """
-    n = nr_rows(X)
-    blocks = _blocks(n)
-    step = partial(_advance_block, level, feature_arrays(X), beam, topk, post_processor, is_first)
-    sizes = [block.stop - block.start for block in blocks]
-    parts = list(tracked(thread_map(step, blocks), sizes, progress, f"scoring {level.nr_labels} nodes"))
-    if not parts:
-        return sp.csr_matrix((0, level.nr_labels), dtype=np.float32)
-    size, label, score = (np.concatenate(piece) for piece in zip(*parts, strict=True))
-    return sp.csr_matrix((score, label, np.concatenate([[0], np.cumsum(size)])), shape=(n, level.nr_labels))
+    X = _query_arrays(X, level.nr_features)
+    if beam.shape != (len(X.indptr) - 1, len(level.chunks.ptr) - 1):
+        raise ValueError(f"beam: shape {beam.shape} does not fit {len(X.indptr) - 1} rows and the level's parents")
+    below = _step(level, X, _as_beam(beam), _count(topk, "topk"), parse(post_processor), is_first, progress)
+    return _as_csr(below, level.nr_labels)
 
 
 # ---------------------------------------------------------------------------- the tree
 
 
-def _search_settings(levels, beam_size, only_topk, post_processor) -> list[tuple[int, str]]:
+def _count(value, name: str) -> int:
+    """A number of nodes kept; ValueError unless it is an integer of at least 1."""
+    try:
+        count = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise ValueError(f"{name}={value!r} must be an integer of at least 1")
+    return min(count, np.iinfo(np.int64).max)
+
+
+def _search_settings(levels, beam_size, only_topk, post_processor) -> list[tuple[int, PostProcessor]]:
     """(only_topk, post_processor) of every level after the overrides; ValueError on a bad one."""
-    topk = [level.only_topk if beam_size is None else beam_size for level in levels]
-    topk[-1] = levels[-1].only_topk if only_topk is None else only_topk
-    post = [level.post_processor if post_processor is None else post_processor for level in levels]
-    for name in post:
-        if name not in POST_PROCESSORS:
-            raise ValueError(f"post_processor={name!r} must be one of {', '.join(POST_PROCESSORS)}")
-    if min(topk) < 1:
-        raise ValueError(f"beam_size and only_topk must be at least 1, the levels have {topk}")
-    return list(zip(topk, post, strict=True))
+    beam = None if beam_size is None else _count(beam_size, "beam_size")
+    topk = [beam or _count(level.only_topk, f"only_topk of level {t}") for t, level in enumerate(levels)]
+    topk[-1] = _count(levels[-1].only_topk if only_topk is None else only_topk, "only_topk")
+    return list(zip(topk, _post_processors(levels, post_processor), strict=True))
+
+
+def _post_processors(levels, post_processor) -> list[PostProcessor]:
+    return [parse(level.post_processor if post_processor is None else post_processor) for level in levels]
+
+
+def _first_beam(levels, n: int, codes) -> _Beam:
+    """The root, or the codes of a partial chain."""
+    nr_codes = len(levels[0].chunks.ptr) - 1
+    if codes is not None:
+        codes = canonical(codes, "csr", "codes")
+        if codes.shape != (n, nr_codes):
+            raise ValueError(f"codes: shape {codes.shape}, but X and the first level ask for {(n, nr_codes)}")
+        return _as_beam(codes)
+    if nr_codes != 1:
+        raise ValueError(
+            "the first level has more than one cluster above it: only a complete tree can be searched from the root, "
+            "others from codes= [rows, clusters]"
+        )
+    return _root(n)
+
+
+def _checked_levels(ranker, X) -> list[PreparedLevel]:
+    nr_dense = X.dense.shape[1] if isinstance(X, Features) and X.dense is not None else 0
+    levels = prepare(ranker, nr_dense)
+    if not levels:
+        raise ValueError("the ranker has no level")
+    for t, (above, level) in enumerate(pairwise(levels)):
+        if (above.nr_labels, above.nr_features) != (len(level.chunks.ptr) - 1, level.nr_features):
+            raise ValueError(f"level {t + 1} does not start from the nodes of level {t}, or has other features")
+    return levels
 
 
 def predict(
@@ -335,31 +269,111 @@ def predict(
     beam_size: int | None = None,
     only_topk: int | None = None,
     post_processor: str | None = None,
+    codes=None,
     progress=None,
 ) -> sp.csr_matrix:
     """Rank labels by beam search.
 
     Args:
-        ranker: list of Level, or what prepare made of it (spares the layout in repeated calls).
+        ranker: list of Level, or what prepare or load_mapped made of it (spares the layout in repeated calls).
         X: csr, ndarray or Features [n, d].
         beam_size: nodes kept at every level but the last; None: each level's own.
         only_topk: labels a row; None: the last level's own.
         post_processor: used at every level; None: each level's own.
+        codes: csr [n, nodes above the first level], where the search of a partial chain starts; its scores are combined
+            with those of the first level.
         progress: called as progress(total rows, description) for every level.
 
     Returns:
         csr float32 [n, L], rows by descending score (indices are not sorted).
+
+    ValueError on settings and features that do not fit.
     """
-    levels = prepare(ranker)
+    levels = _checked_levels(ranker, X)
     settings = _search_settings(levels, beam_size, only_topk, post_processor)
-    if nr_features(X) != levels[0].nr_features:
-        raise ValueError(f"X has {nr_features(X)} features, the model was trained on {levels[0].nr_features}")
-    X = as_features(X)
-    beam = root_beam(nr_rows(X))
-    if levels[0].chunks.child_ptr.size != 2:
-        raise ValueError(
-            "the first level has more than one cluster above it: only a complete tree can be searched from the root"
-        )
+    X = _query_arrays(X, levels[0].nr_features)
+    beam = _first_beam(levels, len(X.indptr) - 1, codes)
     for t, (level, (topk, post)) in enumerate(zip(levels, settings, strict=True)):
-        beam = advance(level, X, beam, topk, post, is_first=t == 0, progress=progress)
-    return beam
+        beam = _step(level, X, beam, topk, post, t == 0 and codes is None, progress)
+    return _as_csr(beam, levels[-1].nr_labels)
+
+
+# ---------------------------------------------------------------------------- selected labels
+
+
+def _parents(level: PreparedLevel) -> tuple[np.ndarray, np.ndarray]:
+    """Parent (-1: none) and place among its siblings of every node: int64 [nodes]."""
+    ptr, child = level.chunks.ptr[:, CHILD], level.chunks.child
+    parent, offset = np.full(level.nr_labels, -1), np.zeros(level.nr_labels, np.int64)
+    parent[child] = np.repeat(np.arange(len(ptr) - 1), np.diff(ptr))
+    offset[child] = np.arange(len(child)) - ptr[parent[child]]
+    return parent, offset
+
+
+def _pushed_up(levels, row: np.ndarray, node: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(row, node) of every level leading to the given ones, sorted and unique, without nodes that have no parent."""
+    pairs = []
+    for level in levels[::-1]:
+        parent = _parents(level)[0][node]
+        row, node, parent = row[parent >= 0], node[parent >= 0], parent[parent >= 0]
+        pairs.insert(0, (row, node))
+        width = len(level.chunks.ptr) - 1
+        row, node = np.divmod(np.unique(row * width + parent), width)
+    return pairs
+
+
+def _place_in(beam: _Beam, width: int, row: np.ndarray, node: np.ndarray) -> np.ndarray:
+    """Where (row, node) is in the beam, or -1."""
+    stored = np.repeat(np.arange(len(beam.ptr) - 1), np.diff(beam.ptr)) * width + beam.node
+    if not len(stored):
+        return np.full(len(row), -1)
+    order = np.argsort(stored)
+    place = order[np.minimum(np.searchsorted(stored, row * width + node, sorter=order), len(stored) - 1)]
+    return np.where(stored[place] == row * width + node, place, -1)
+
+
+def _step_to(level: PreparedLevel, X, beam: _Beam, post: PostProcessor, row, node, is_first, progress) -> _Beam:
+    """The beam one level further down at the given nodes only, if their parents are in the beam."""
+    parent, offset = (of_all[node] for of_all in _parents(level))
+    place = _place_in(beam, len(level.chunks.ptr) - 1, row, parent)
+    order = np.lexsort((offset, place))[np.count_nonzero(place < 0) :]  # as the search meets them
+    row, node, parent, offset, place = (of_all[order] for of_all in (row, node, parent, offset, place))
+    above = np.full(len(row), neutral(post.kind)) if is_first else beam.score[place]
+    score = np.empty(len(row), np.float32)
+    weights = (level.chunks.ptr, *level.chunks[2:])
+
+    def fill(first, stop):
+        score_pairs(first, stop, *X, row, parent, offset, above, *weights, *post, score)
+
+    _each(fill, len(row), progress, f"scoring selected of {level.nr_labels} nodes")
+    best_first = np.lexsort((-score, row))
+    ptr = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(beam.ptr) - 1))])
+    return _Beam(ptr, node[best_first].astype(np.int32), score[best_first])
+
+
+def predict_selected(
+    ranker, X, selected, *, post_processor: str | None = None, codes=None, progress=None
+) -> sp.csr_matrix:
+    """Score given labels, without a beam: as predict with a beam and a top k of everything does.
+
+    Args:
+        ranker, X, post_processor, codes, progress: as of predict.
+        selected: csr [n, L], whose stored entries are the labels to score for each row.
+
+    Returns:
+        csr float32 [n, L], rows by descending score: the entries of `selected` but for those that no path leads to from
+        the root or from the codes.
+
+    ValueError on settings and features that do not fit.
+    """
+    levels = _checked_levels(ranker, X)
+    posts = _post_processors(levels, post_processor)
+    X, selected = _query_arrays(X, levels[0].nr_features), canonical(selected, "csr", "selected")
+    shape = (len(X.indptr) - 1, levels[-1].nr_labels)
+    if selected.shape != shape:
+        raise ValueError(f"selected: shape {selected.shape}, but X and the ranker ask for {shape}")
+    beam = _first_beam(levels, selected.shape[0], codes)
+    pairs = _pushed_up(levels, row_ids(selected), selected.indices)
+    for t, (level, post, (row, node)) in enumerate(zip(levels, posts, pairs, strict=True)):
+        beam = _step_to(level, X, beam, post, row, node, t == 0 and codes is None, progress)
+    return _as_csr(beam, levels[-1].nr_labels)

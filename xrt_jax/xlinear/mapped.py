@@ -1,0 +1,99 @@
+"""A ranker laid out for the beam search on disk: opened by mapping the files into memory, in milliseconds.
+
+ranker.json          format, version and, for each level, its sizes, settings and the type and length of every array
+{t}.{array}.npy      the arrays of level t (xlinear/chunks.py)
+
+Nothing is read before a query needs it, and processes that map the same folder share the memory. Read permission is
+enough. The files are the same on every little-endian machine.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from xrt_jax.disk import read_json, replace_folder, write_json
+from xrt_jax.xlinear.chunks import CHILD, DTYPES, ENTRY, LINE, SLOT, START, Chunks
+from xrt_jax.xlinear.lanes import LANES
+from xrt_jax.xlinear.postprocess import parse
+from xrt_jax.xlinear.predict import PreparedLevel, prepare
+
+FORMAT, VERSION = "xrt_jax mapped ranker", 1
+SETTINGS = ("nr_features", "nr_labels", "only_topk", "post_processor")
+
+
+def save_mapped(folder, ranker, nr_dense: int = 0) -> None:
+    """Write a ranker (list of Level, or of what prepare made of them) as a folder for load_mapped, whole or not at all.
+
+    nr_dense: as of prepare, for levels that are not laid out yet.
+    """
+    levels = prepare(ranker, nr_dense)
+    described = []
+    for level in levels:
+        shapes = [array.shape for array in level.chunks]
+        settings = {key: getattr(level, key) for key in SETTINGS}
+        described.append({**settings, "only_topk": int(level.only_topk), "shapes": shapes})
+    with replace_folder(folder) as tmp:
+        for t, level in enumerate(levels):
+            for name, array in level.chunks._asdict().items():
+                np.save(tmp / f"{t}.{name}.npy", array, allow_pickle=False)
+        write_json(tmp / "ranker.json", {"format": FORMAT, "version": VERSION, "levels": described})
+
+
+def _open_array(path: Path, dtype: np.dtype, shape: list[int]) -> np.ndarray:
+    """The array mapped read-only; ValueError if the file is not what was saved."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; save the mapped ranker again")
+    try:
+        # an empty array cannot be mapped
+        array = np.load(path, mmap_mode="r" if np.prod(shape) else None, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{path}: cut short or no .npy file ({error}); save the mapped ranker again") from error
+    if array.dtype != dtype or list(array.shape) != shape:
+        found, expected = (f"{np.dtype(d).str} {list(s)}" for d, s in ((array.dtype, array.shape), (dtype, shape)))
+        raise ValueError(f"{path}: holds {found}, but ranker.json asks for {expected}; save the mapped ranker again")
+    array = np.asarray(array)
+    array.flags.writeable = False
+    return array
+
+
+def _check_spans(path: Path, chunks: Chunks, nr_labels: int) -> None:
+    """ValueError unless all spans lie in their arrays, so that compiled code reads none past its end."""
+    ptr, sizes = chunks.ptr, np.diff(chunks.ptr, axis=0)
+    ends = {CHILD: chunks.child, SLOT: chunks.slot, START: chunks.start, ENTRY: chunks.entry, LINE: chunks.line}
+    sound = ptr.shape[1:] == (len(ends),) and not ptr[0].any() and (sizes >= 0).all()
+    sound = sound and all(ptr[-1, column] == len(array) for column, array in ends.items())
+    sound = sound and (sizes[:, SLOT] > 0).all() and not (sizes[:, SLOT] & (sizes[:, SLOT] - 1)).any()
+    sound = sound and len(chunks.first_dense) == len(sizes) and len(chunks.intercept) == len(chunks.child) <= nr_labels
+    sound = sound and 0 <= chunks.child.min(initial=0) <= chunks.child.max(initial=0) < max(nr_labels, 1)
+    if not sound or chunks.line.shape[1:] != (LANES,):
+        raise ValueError(f"{path}: its spans do not fit the other arrays; save the mapped ranker again")
+
+
+def _open_level(folder: Path, t: int, described: dict) -> PreparedLevel:
+    names = Chunks._fields
+    chunks = Chunks(
+        *(
+            _open_array(folder / f"{t}.{name}.npy", dtype, shape)
+            for name, dtype, shape in zip(names, DTYPES, described["shapes"], strict=True)
+        )
+    )
+    _check_spans(folder / f"{t}.ptr.npy", chunks, described["nr_labels"])
+    parse(described["post_processor"])
+    return PreparedLevel(chunks, **{key: described[key] for key in SETTINGS})
+
+
+def load_mapped(folder) -> list[PreparedLevel]:
+    """Open a folder of save_mapped; predict takes the result in a ranker's place.
+
+    FileNotFoundError or ValueError names the file that is missing, cut short or foreign.
+    """
+    path = Path(folder) / "ranker.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; is this a folder of save_mapped?")
+    content = read_json(path)
+    if not isinstance(content, dict) or (content.get("format"), content.get("version")) != (FORMAT, VERSION):
+        raise ValueError(f"{path}: not a mapped ranker of version {VERSION}; save the mapped ranker again")
+    try:
+        return [_open_level(Path(folder), t, level) for t, level in enumerate(content["levels"])]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: {error} is missing or wrong; save the mapped ranker again") from error
