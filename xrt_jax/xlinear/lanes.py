@@ -263,6 +263,20 @@ def add_dense(typingctx, length, first, values, step, W):
     return types.void(types.int64, types.int64, values, step, W), codegen
 
 
+@intrinsic
+def lanes_above(typingctx, line, factor, threshold):
+    """Bit b for each lane in which |factor · line[b]| (float32) is at least `threshold` (float32) and not 0; int64."""
+
+    def codegen(context, builder, signature, args):
+        line, factor, threshold = operands(context, builder, signature, args)
+        value, zero = load_lanes(builder, line, 0) * spread(builder, factor), constant(builder, 0.0)
+        magnitude = (value < zero).where(zero - value, value)
+        above = (magnitude >= spread(builder, threshold)) & (magnitude > zero)
+        return builder.zext(above.bits(), _I64)
+
+    return types.int64(line, types.float32, types.float32), codegen
+
+
 @njit(nogil=True)
 def aligned_lines(n):
     """Zeros float32 [n, LANES], each row on one cache line."""

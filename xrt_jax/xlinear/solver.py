@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from xrt_jax.sparse import lowest
+from xrt_jax.sparse import enlarged, lowest
 from xrt_jax.xlinear.hinge import (
     HIGH,
     INSTANCE,
@@ -36,6 +36,7 @@ from xrt_jax.xlinear.lanes import (
     aligned_lines,
     dot_dense,
     dot_sparse,
+    lanes_above,
     prefetch,
     prefetch_lines,
 )
@@ -132,13 +133,6 @@ def _shuffle(order, size, random):
         t = np.int64(((random >> np.uint64(32)) * np.uint64(s + 1)) >> np.uint64(32))
         order[s], order[t] = order[t], order[s]
     return random
-
-
-@njit(cache=True, nogil=True)
-def _copy(line, other):
-    """line [LANES] = other; a loop, because slices assigned to slices take seconds to compile."""
-    for b in range(LANES):
-        line[b] = other[b]
 
 
 @njit(cache=True, nogil=True)
@@ -340,14 +334,13 @@ def _descend_logistic(group, norms, own_squares, masks, cost, Cn, constant, eps,
 
 
 @njit(cache=True, nogil=True)
-def _line(group, row_of, place, W, masks, duals, line):
-    """line [LANES]: the weights of a sparse feature."""
-    if place >= 0:
-        _copy(line, W[place])
-    else:
-        row = row_of[-1 - place]
+def _signed_duals(masks, duals):
+    """±dual of every row in every lane, float32 [m, LANES]: times a row's own features, their weights."""
+    signed = np.empty_like(duals)
+    for i in range(len(duals)):
         for b in range(LANES):
-            line[b] = group.own_values[-1 - place] * _sign(masks[row], b) * duals[row, b]
+            signed[i, b] = duals[i, b] if _is(masks[i, POSITIVE], b) else -duals[i, b]
+    return signed
 
 
 @njit(cache=True, nogil=True)
@@ -360,29 +353,36 @@ def _collect(group, nr_sparse, W, masks, duals, nr_labels, settings):
     row_of = np.empty(len(group.own_values), np.int64)
     for i in range(len(group.own_ptr) - 1):
         row_of[group.own_ptr[i] : group.own_ptr[i + 1]] = i
-    line = np.empty(LANES, np.float32)
-    fill = np.zeros(LANES + 1, np.int64)
-    nr_sparse_here = len(group.features)
-    feature, weight = np.empty(0, np.int32), np.empty(0, np.float32)
-    for filling in (False, True):
-        if filling:
-            fill = np.cumsum(fill)
-            feature, weight = np.empty(fill[-1], np.int32), np.empty(fill[-1], np.float32)
-        for j in range(nr_sparse_here + len(W) - group.nr_places):
-            if j < nr_sparse_here:
-                _line(group, row_of, group.place[j], W, masks, duals, line)
-                name = np.int64(group.features[j])
-            else:
-                _copy(line, W[group.nr_places + j - nr_sparse_here])
-                name = nr_sparse + j - nr_sparse_here
-            for b in range(nr_labels):
-                if abs(line[b]) >= settings.threshold and line[b] != 0:
-                    if filling:
-                        feature[fill[b]], weight[fill[b]] = name, line[b]
-                        fill[b] += 1
-                    else:
-                        fill[b + 1] += 1
-    return _largest(feature, weight, fill[:nr_labels], settings.max_nonzeros)
+    signed, one = _signed_duals(masks, duals), np.float32(1)
+    threshold = np.float32(settings.threshold)
+    names, lanes, weights, used = np.empty(1024, np.int32), np.empty(1024, np.uint8), np.empty(1024, np.float32), 0
+    end, nr_sparse_here = np.zeros(nr_labels, np.int64), len(group.features)
+    for j in range(nr_sparse_here + len(W) - group.nr_places):
+        if j >= nr_sparse_here:
+            name, line, factor = nr_sparse + j - nr_sparse_here, W[group.nr_places + j - nr_sparse_here], one
+        elif group.place[j] >= 0:
+            name, line, factor = np.int64(group.features[j]), W[group.place[j]], one
+        else:
+            entry = -1 - group.place[j]
+            name, line, factor = np.int64(group.features[j]), signed[row_of[entry]], group.own_values[entry]
+        above = lanes_above(line, factor, threshold)
+        if above == 0:
+            continue
+        if used + LANES > len(names):
+            size = used + LANES
+            names, lanes, weights = enlarged(names, size), enlarged(lanes, size), enlarged(weights, size)
+        for b in range(nr_labels):
+            if (above >> b) & 1:
+                names[used], lanes[used], weights[used] = name, b, factor * line[b]
+                end[b] += 1
+                used += 1
+    feature, weight = np.empty(used, np.int32), np.empty(used, np.float32)
+    fill = np.cumsum(end) - end
+    for k in range(used):
+        b = lanes[k]
+        feature[fill[b]], weight[fill[b]] = names[k], weights[k]
+        fill[b] += 1
+    return _largest(feature, weight, fill, settings.max_nonzeros)
 
 
 @njit(cache=True, nogil=True)
