@@ -200,7 +200,8 @@ def _train(
             level, problem, jobs, store = levels[t]
             if beam is None:
                 raise ValueError("negative_sampling man on a partial chain needs the matches of its first level")
-            prepared = prepare_level(level._replace(W=store.weights(problem, jobs)))
+            nr_dense = 0 if X.dense is None else X.dense.shape[1]
+            prepared = prepare_level(level._replace(W=store.weights(problem, jobs)), nr_dense)
             is_first = t == 0 and complete
             beam = advance(prepared, X, beam, topk[t], post[t], is_first=is_first, progress=progress)
     return levels
