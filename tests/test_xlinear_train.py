@@ -385,7 +385,7 @@ def test_features_of_one_row_alone(solver):
 
 def test_a_cap_on_the_weights_keeps_the_largest_own_ones_too():
     X, Y, C, M = problem(8)
-    few = sp.diags((np.arange(N) < 20).astype(np.float32))  # few enough to be gathered
+    few = sp.diags((np.arange(N) < 14).astype(np.float32))  # few enough to be gathered
     Y, M = sp.csr_matrix(few @ Y), sp.csr_matrix(few @ M)
     everything = train_level(X, Y, C, M, threshold=0.0).toarray()
     capped = train_level(X, Y, C, M, threshold=0.0, max_nonzeros_per_label=4).toarray()

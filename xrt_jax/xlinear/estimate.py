@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from xrt_jax.xlinear.instances import stay_in_place
 from xrt_jax.xlinear.lanes import LANES
 from xrt_jax.xlinear.level import Job, Problem, Solved, solve_job
 
@@ -46,7 +47,7 @@ def job_memory(problem: Problem, job: Job) -> int:
     """Bytes that a thread needs for a job: a copy of its rows and what makes it, duals, weights of LANES labels."""
     X = problem.X
     nr_rows = int(problem.M.indptr[job.parent + 1] - problem.M.indptr[job.parent])
-    if 2 * nr_rows >= len(X.indptr) - 1:
+    if stay_in_place(nr_rows, len(X.indptr) - 1):
         copied, nr_places = 0, X.nr_sparse
     else:
         rows = problem.M.indices[problem.M.indptr[job.parent] : problem.M.indptr[job.parent + 1]]

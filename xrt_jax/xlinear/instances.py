@@ -114,13 +114,18 @@ def _copy_rows(indptr, indices, data, rows, features, place, count):
     return start[:-1], stop, indices_by_row, values, own_ptr, own
 
 
+def stay_in_place(nr_rows: int, nr_all: int) -> bool:
+    """Whether so many of all rows are too many to be copied."""
+    return 4 * nr_rows >= nr_all
+
+
 def gather(X: FeatureArrays, rows: np.ndarray, least: int = 2) -> Instances:
     """The rows (int64 [m]) of X.
 
-    Features in fewer rows than `least` (1 or 2) are own ones. Half of all rows or more are not copied: they touch
-    nearly every feature, and at the top of a tree a copy of all rows for each thread would not fit into memory.
+    Features in fewer rows than `least` (1 or 2) are own ones. Many rows (stay_in_place) are not copied: they touch
+    nearly every feature, and at the top of a tree copies for each thread would take most of the memory.
     """
-    if 2 * len(rows) >= len(X.indptr) - 1:
+    if stay_in_place(len(rows), len(X.indptr) - 1):
         everything = np.arange(X.nr_sparse)
         own = np.zeros(len(rows) + 1, np.int64), np.zeros(0, np.float32)
         entries = X.indptr[rows], X.indptr[rows + 1], X.indices, X.data

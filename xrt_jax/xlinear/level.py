@@ -14,7 +14,7 @@ from xrt_jax.sparse import (
     row_ids,
     thread_unordered,
 )
-from xrt_jax.xlinear.instances import gather
+from xrt_jax.xlinear.instances import gather, stay_in_place
 from xrt_jax.xlinear.lanes import LANES
 from xrt_jax.xlinear.solver import SOLVERS, SolverNumbers, solve_siblings
 
@@ -141,13 +141,13 @@ class Solved(NamedTuple):
 def make_jobs(problem: Problem) -> list[Job]:
     """The level's jobs, clusters in order; the same whatever the number of threads.
 
-    Where gathering costs nothing because a cluster has half of all instances or more, each group is a job.
+    Where gathering costs nothing because the instances stay in place, each group is a job.
     """
     M, jobs = problem.M, []
     for parent, children in enumerate(np.split(problem.C.indices, problem.C.indptr[1:-1])):
         groups = np.array_split(children, -(-len(children) // LANES)) if len(children) else []
         nr_instances = int(M.indptr[parent + 1] - M.indptr[parent])
-        a_job = 1 if 2 * nr_instances >= M.shape[0] else GROUPS_PER_JOB
+        a_job = 1 if stay_in_place(nr_instances, M.shape[0]) else GROUPS_PER_JOB
         for first in range(0, len(groups), a_job):
             mine = groups[first : first + a_job]
             jobs.append(Job(parent, mine, max(nr_instances, 1) * len(mine)))
