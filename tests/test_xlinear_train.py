@@ -507,8 +507,14 @@ def test_a_killed_training_goes_on_with_the_missing_clusters(tmp_path, monkeypat
 
 def test_an_unfinished_training_of_another_problem_is_not_taken_up(tmp_path):
     X, Y, chain = three_levels()
-    with pytest.raises(KilledError):
-        train_to_folder(tmp_path / "model", X, Y, chain, progress=killed_after(5))
-    train_to_folder(tmp_path / "model", X, Y, chain, Cp=2.0)
-    for a, b in zip(train_ranker(X, Y, chain, Cp=2.0), load_ranker(tmp_path / "model"), strict=True):
-        assert (a.W != b.W).nnz == 0
+    relevances = [Y * 2, Y.multiply(np.linspace(0.5, 2, 200)[:, None]).tocsr()]  # of one shape and pattern
+    given = [matching_chain({1: sp.eye(200, 8, -shift)}, chain) for shift in (0, 5)]
+    first = {"R": relevances[0], "rel_mode": "induce", "negative_sampling": ("usn+tfn",), "matching": given[0]}
+    for change in ({"Cp": 2.0}, {"R": relevances[1]}, {"matching": given[1]}):
+        with pytest.raises(KilledError):
+            train_to_folder(tmp_path / "model", X, Y, chain, progress=killed_after(5), **first)
+        train_to_folder(tmp_path / "model", X, Y, chain, **first | change)
+        expected = train_ranker(X, Y, chain, **first | change)
+        for a, b in zip(expected, load_ranker(tmp_path / "model"), strict=True):
+            assert (a.W != b.W).nnz == 0
+        assert any((a.W != b.W).nnz for a, b in zip(expected, train_ranker(X, Y, chain, **first), strict=True))

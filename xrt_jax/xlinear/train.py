@@ -131,10 +131,11 @@ def train_to_folder(folder, X, Y, chain, *, progress=None, tell=None, **settings
     the levels above). Killed and called again on the same problem, training goes on with the clusters that are missing.
     tell: called with an Estimate (estimate.py) once the first few clusters of a batch of levels are done.
     """
-    folder, chain = Path(folder), [canonical(C, "csc") for C in chain]
+    folder, X = Path(folder), as_features(X)
     work = folder.with_name(folder.name + ".training")
-    X = as_features(X)
-    _open_work(work, fingerprint(*_arrays(X.sparse), X.dense, *_arrays(Y), *(_arrays(C) for C in chain), settings))
+    matrices = [X.sparse, Y, *chain, settings.get("R"), *(settings.get("matching") or [])]
+    numbers = {key: value for key, value in settings.items() if key not in ("R", "matching")}
+    _open_work(work, fingerprint(X.dense, *(part for A in matrices for part in _arrays(A)), numbers))
     levels = _train(X, Y, chain, lambda t, nr_jobs: OnDisk(work / f"{t}.parts", nr_jobs), progress, tell, **settings)
     with replace_folder(folder) as tmp:
         for t, (level, problem, jobs, store) in enumerate(levels):
@@ -146,8 +147,11 @@ def train_to_folder(folder, X, Y, chain, *, progress=None, tell=None, **settings
 
 
 def _arrays(A) -> tuple:
-    """What makes a sparse matrix (or None)."""
-    return () if A is None else (A.shape, A.indptr, A.indices, A.data)
+    """What makes a matrix, or None."""
+    if A is None:
+        return (None,)
+    A = canonical(A, "csr")
+    return A.shape, A.indptr, A.indices, A.data
 
 
 def _open_work(work: Path, checksum: int) -> None:
