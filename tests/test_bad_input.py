@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from xrt_jax.data.svmlight import parse_svmlight
-from xrt_jax.sparse import Features, as_features, canonical, load_npz, nr_features, to_csr
+from xrt_jax.sparse import Features, as_features, canonical, load_npz, nr_features
 from xrt_jax.tree.chain import binary_depth
 from xrt_jax.tree.kmeans import hierarchical_kmeans
 from xrt_jax.tree.label_embedding import pifa
@@ -275,7 +275,8 @@ def grow(X, Y, tree):
 
 def all_scores(ranker, X) -> np.ndarray:
     """The score of every label, path by path: the product of its ancestors' scores and its own."""
-    dense = to_csr(X).toarray().astype(float)
+    parts = [part for part in as_features(X) if part is not None]
+    dense = np.hstack([part.toarray() if sp.issparse(part) else part for part in parts]).astype(float)
     scores = np.ones((len(dense), 1))
     for level in ranker:
         with_bias = np.hstack([dense, np.full((len(dense), 1), level.bias)]) if level.bias > 0 else dense

@@ -83,12 +83,9 @@ def test_as_features_refuses_parts_of_unequal_length():
         sparse.as_features(Features(sp.csr_matrix((3, 1)), np.zeros((2, 1))))
 
 
-def test_features_count_take_and_join_both_parts():
-    A, E = random_csr(5, 4), np.arange(10, dtype=np.float32).reshape(5, 2)
-    X = Features(A, E)
+def test_features_count_both_parts():
+    X = Features(random_csr(5, 4), np.arange(10, dtype=np.float32).reshape(5, 2))
     assert sparse.nr_rows(X) == 5 and sparse.nr_features(X) == 6
-    part = sparse.take_rows(X, np.array([3, 0]))
-    np.testing.assert_array_equal(sparse.to_csr(part).toarray(), np.hstack([A.toarray(), E])[[3, 0]])
 
 
 def test_normalize_rows_keeps_zero_rows():
@@ -107,19 +104,6 @@ def test_find_entries_against_a_dictionary():
     expected = [stored.get(pair, -1) for pair in zip(rows, cols, strict=True)]
     assert sparse.find_entries(A, rows, cols).tolist() == expected
     assert max(expected) >= 0 > min(expected)
-
-
-@pytest.mark.parametrize("rows", [[7, 2, 11], list(range(15))])
-def test_view_rows_shows_the_same_rows(rows):
-    A = random_csr(20, 50, 0.1)
-    view = sparse.view_rows(sparse.feature_arrays(sparse.as_features(A)), np.array(rows))
-    shown = np.zeros((len(rows), 50), np.float32)
-    for i, (start, stop) in enumerate(zip(view.start, view.stop, strict=True)):
-        shown[i, view.columns[view.indices[start:stop]]] = view.values[start:stop]
-    np.testing.assert_array_equal(shown, A[rows].toarray())
-    assert (np.diff(view.columns.astype(int)) > 0).all()
-    if len(rows) < 10:
-        assert set(view.columns) == set(A[rows].indices)
 
 
 def test_lowest_breaks_ties_by_position():

@@ -7,7 +7,8 @@ from xrt_jax.sparse import Features
 from xrt_jax.tree.chain import complete_chain
 from xrt_jax.xlinear import predict as predict_module
 from xrt_jax.xlinear.level import Level
-from xrt_jax.xlinear.predict import POST_PROCESSORS, predict, predict_selected, prepare
+from xrt_jax.xlinear.postprocess import POST_PROCESSORS
+from xrt_jax.xlinear.predict import predict, predict_selected, prepare
 from xrt_jax.xlinear.train import train_ranker
 
 D, L = 30, 40

@@ -3,7 +3,8 @@ import pytest
 import scipy.sparse as sp
 from test_xlinear_predict import L, queries, random_ranker
 
-from xrt_jax.xlinear.predict import POST_PROCESSORS, predict
+from xrt_jax.xlinear.postprocess import POST_PROCESSORS
+from xrt_jax.xlinear.predict import predict
 from xrt_jax.xlinear.surgery import join, restrict_labels, split_at, submodel
 
 

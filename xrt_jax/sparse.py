@@ -1,7 +1,7 @@
 """Feature matrices and CSR helpers that several rooms share.
 
 Features of n rows are a sparse part (TF-IDF) and a dense part (embeddings) side by side, sparse columns first. The
-dense part is never stored as CSR entries. Compiled code sees both parts as four plain arrays (`feature_arrays`).
+dense part is never stored as CSR entries. Compiled code sees both parts as plain arrays (`feature_arrays`).
 """
 
 import zipfile
@@ -49,20 +49,6 @@ class FeatureArrays(NamedTuple):
     data: np.ndarray
     dense: np.ndarray
     nr_sparse: int
-
-
-class RowView(NamedTuple):
-    """Some rows of the sparse part, with their own (renumbered) columns.
-
-    Row i has the entries start[i]:stop[i] of indices (uint32) and values (float32); column j of the view is column
-    columns[j] (uint32, ascending) of the matrix.
-    """
-
-    start: np.ndarray
-    stop: np.ndarray
-    indices: np.ndarray
-    values: np.ndarray
-    columns: np.ndarray
 
 
 # ---------------------------------------------------------------------------- features
@@ -185,19 +171,6 @@ def nr_features(X) -> int:
     return X.shape[1]
 
 
-def take_rows(X, idx) -> Features:
-    """The rows `idx` (integer array, slice or boolean mask) of X."""
-    X = as_features(X)
-    return Features(None if X.sparse is None else X.sparse[idx], None if X.dense is None else X.dense[idx])
-
-
-def to_csr(X) -> sp.csr_matrix:
-    """X as one CSR matrix float32 [n, d_s + d_d]; costs 8 bytes per dense value: for files, tests and peers only."""
-    X = as_features(X)
-    parts = [sp.csr_matrix(part) for part in X if part is not None]
-    return canonical(sp.hstack(parts, format="csr") if len(parts) > 1 else parts[0], "csr")
-
-
 @njit(cache=True, nogil=True)
 def _row_squares(indptr, data):
     total = np.zeros(len(indptr) - 1)
@@ -293,56 +266,6 @@ def enlarged(array, size):
     for i in range(len(array)):
         larger[i] = array[i]
     return larger
-
-
-@njit(cache=True, nogil=True)
-def _used_columns(indptr, indices, rows, slot):
-    """Columns that occur in the rows, in order of appearance; `slot`, a zeroed int32 [d], is marked there."""
-    columns = np.empty(1024, np.uint32)
-    used = 0
-    for row in rows:
-        for k in range(indptr[row], indptr[row + 1]):
-            if slot[indices[k]] == 0:
-                slot[indices[k]] = 1
-                if used == len(columns):
-                    columns = enlarged(columns, used + 1)
-                columns[used] = indices[k]
-                used += 1
-    return columns[:used]
-
-
-@njit(cache=True, nogil=True)
-def _copy_rows(indptr, indices, data, rows, columns, slot):
-    """The rows with each column replaced by its place in `columns`."""
-    for j in range(len(columns)):
-        slot[columns[j]] = j
-    start, stop = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
-    nnz = 0
-    for i in range(len(rows)):
-        start[i] = nnz
-        nnz += indptr[rows[i] + 1] - indptr[rows[i]]
-        stop[i] = nnz
-    local, values = np.empty(nnz, np.uint32), np.empty(nnz, np.float32)
-    for i in range(len(rows)):
-        shift = start[i] - indptr[rows[i]]
-        for k in range(indptr[rows[i]], indptr[rows[i] + 1]):
-            local[k + shift] = slot[indices[k]]
-            values[k + shift] = data[k]
-    return start, stop, local, values
-
-
-def view_rows(X: FeatureArrays, rows: np.ndarray) -> RowView:
-    """The sparse part of `rows` (int64 [m]), renumbered to the columns that occur in it.
-
-    Half of all rows or more are not copied: they touch nearly every column, and at the top of a tree a copy of all
-    rows per thread would not fit into memory.
-    """
-    if 2 * len(rows) >= len(X.indptr) - 1:
-        return RowView(X.indptr[rows], X.indptr[rows + 1], X.indices, X.data, np.arange(X.nr_sparse, dtype=np.uint32))
-    # calloc'ed pages: only those that the rows touch cost anything
-    slot = np.zeros(X.nr_sparse, np.int32)
-    columns = np.sort(_used_columns(X.indptr, X.indices, rows, slot))
-    return RowView(*_copy_rows(X.indptr, X.indices, X.data, rows, columns, slot), columns)
 
 
 # ---------------------------------------------------------------------------- selection

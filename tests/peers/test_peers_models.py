@@ -8,7 +8,8 @@ import scipy.sparse as sp
 from problems import L, assert_same_scores, data, queries, tree
 
 from xrt_jax.xlinear.folder import load_ranker, save_ranker
-from xrt_jax.xlinear.predict import POST_PROCESSORS, predict, predict_selected
+from xrt_jax.xlinear.postprocess import POST_PROCESSORS
+from xrt_jax.xlinear.predict import predict, predict_selected
 from xrt_jax.xlinear.train import train_ranker, train_to_folder
 
 BEAMS = (1, 2, 10, L)

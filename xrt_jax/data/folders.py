@@ -16,7 +16,6 @@ import contextlib
 import gzip
 import logging
 import lzma
-import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,9 +38,6 @@ WHOLE_SPLITS = {"trn": ["trn", "train", "*_train"], "dev": ["dev", "*_dev"], "ts
 # Rows of given features should be of one length; this many rows tell, and so much longer may the long ones be.
 ROWS_FOR_NORMS = 10_000
 LARGEST_NORM_RATIO = 1.5
-# What zip, zlib, numpy and scipy raise for a file that is not what its name says.
-UNREADABLE = (AttributeError, EOFError, KeyError, NotImplementedError, OSError, TypeError, ValueError)
-UNREADABLE += (zipfile.BadZipFile, zlib.error)
 
 
 class Split(NamedTuple):

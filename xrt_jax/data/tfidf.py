@@ -1,14 +1,19 @@
 """TF-IDF features of texts: scikit-learn's TfidfVectorizer, kept on disk without pickle."""
 
 import json
+import zipfile
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
-from xrt_jax.data.folders import UNREADABLE
 from xrt_jax.disk import replace_file
+
+# What zip, zlib, numpy and JSON raise for a file that is not what its name says.
+UNREADABLE = (AttributeError, EOFError, KeyError, NotImplementedError, OSError, TypeError, ValueError)
+UNREADABLE += (zipfile.BadZipFile, zlib.error)
 
 
 class Tfidf(NamedTuple):

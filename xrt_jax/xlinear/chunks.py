@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from xrt_jax.sparse import thread_map
-from xrt_jax.xlinear.lanes import LANES
+from xrt_jax.xlinear.lanes import LANES, aligned_lines
 
 CHILD, SLOT, START, ENTRY, LINE = range(5)  # columns of Chunks.ptr
 EMPTY = 0xFFFFFFFF
@@ -264,16 +264,9 @@ def make_chunks(C, W, bias: float, d: int, nr_dense: int) -> Chunks:
     slot, start, entry = (np.zeros(ptr[-1, c], dtype) for c, dtype in enumerate(DTYPES[4:7], SLOT))
     if np.diff(ptr[:, ENTRY:], axis=0).max(initial=0) > MOST:
         raise ValueError(f"a cluster has more than {MOST} weights: train with a deeper tree or a higher threshold")
-    line = aligned_zeros(int(ptr[-1, LINE]))
+    line = aligned_lines.py_func(int(ptr[-1, LINE]))  # as plain Python: nothing to compile for one call
     _each(partial(_fill, data=W.data, slot=slot, start=start, entry=entry, line=line, **given), jobs)
     chunks = Chunks(ptr, child, intercept[child], first_dense, slot, start, entry, line)
     for array in chunks:
         array.flags.writeable = False  # as memory maps are, so that kernels are compiled once
     return chunks
-
-
-def aligned_zeros(n: int) -> np.ndarray:
-    """Zeros float32 [n, LANES], each row on one cache line of 64 bytes."""
-    room = np.zeros(n * LANES + LANES, np.float32)
-    first = (-room.ctypes.data // 4) % LANES
-    return room[first : first + n * LANES].reshape(n, LANES)

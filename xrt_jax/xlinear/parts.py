@@ -77,10 +77,8 @@ class OnDisk:
     def _read(self, number: int) -> Solved:
         count = self.counts[number]
         nr_weights, first = int(count.sum()), int(self.first_byte[number])
-        data = os.pread(self.file.fileno(), 8 * nr_weights, first)
-        return Solved(
-            count, np.frombuffer(data, np.int32, nr_weights), np.frombuffer(data[4 * nr_weights :], np.float32)
-        )
+        data = np.frombuffer(os.pread(self.file.fileno(), 8 * nr_weights, first), np.int32)
+        return Solved(count, data[:nr_weights], data[nr_weights:].view(np.float32))
 
     def weights(self, problem: Problem, jobs: list[Job]):
         """W, csc float32 [d + 1 or d, L], in memory."""

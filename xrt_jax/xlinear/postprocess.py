@@ -6,7 +6,7 @@ once; what float32 cannot hold becomes its largest or lowest number, never infin
 
 import math
 import re
-from functools import cache, partial
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,8 @@ from numba import njit
 NOOP, SIGMOID, LOG_SIGMOID, HINGE, LOG_HINGE = range(5)
 HIGHEST = float(np.finfo(np.float32).max)
 KINDS = {"noop": NOOP, "sigmoid": SIGMOID, "log-sigmoid": LOG_SIGMOID}
+# PECOS's names; other exponents work too
+POST_PROCESSORS = (*KINDS, *(f"{log}l{p}-hinge" for log in ("", "log-") for p in (1, 2, 3, 4)))
 OLD_NAMES = {True: "l3-hinge", "True": "l3-hinge", False: "noop", "False": "noop", None: "noop", "None": "noop"}
 
 
@@ -96,35 +98,3 @@ def parse(name) -> PostProcessor:
     if found is None:
         raise ValueError(f"post_processor={name!r} must be one of {', '.join(POST_PROCESSORS)}")
     return found
-
-
-@njit(cache=True, nogil=True)
-def _transform_all(v, kind, power):
-    out = np.empty(v.shape, np.float32)
-    for i in range(v.size):
-        out.flat[i] = combine(transform(finite(v.flat[i]), kind, power), neutral(kind), kind)
-    return out
-
-
-@njit(cache=True, nogil=True)
-def _combine_all(child, parent, kind):
-    out = np.empty(child.shape, np.float32)
-    for i in range(child.size):
-        out.flat[i] = combine(float(child.flat[i]), parent.flat[i], kind)
-    return out
-
-
-def _on_arrays(name: str):
-    kind, power = parse(name)
-    return partial(_transform_all, kind=kind, power=power), partial(_combine_all, kind=kind)
-
-
-# name → (raw scores → ranking scores, how to combine (child, parent) scores) on float32 arrays; table of PECOS
-POST_PROCESSORS = {
-    name: _on_arrays(name)
-    for name in (
-        *KINDS,
-        *(f"l{p}-hinge" for p in (1, 2, 3, 4)),
-        *(f"log-l{p}-hinge" for p in (1, 2, 3, 4)),
-    )
-}

@@ -25,10 +25,8 @@ from xrt_jax.sparse import (
     tracked,
 )
 from xrt_jax.xlinear.chunks import CHILD, Chunks, make_chunks
-from xrt_jax.xlinear.postprocess import POST_PROCESSORS, PostProcessor, neutral, parse
+from xrt_jax.xlinear.postprocess import PostProcessor, neutral, parse
 from xrt_jax.xlinear.search import output_ptr, score_pairs, search_rows
-
-__all__ = ["POST_PROCESSORS", "PreparedLevel", "advance", "predict", "predict_selected", "prepare", "root_beam"]
 
 ROWS_PER_BLOCK = 8192  # many rows share a chunk while it is in the cache; fewer where threads would be idle
 
@@ -44,7 +42,7 @@ class PreparedLevel(NamedTuple):
         nr_features: features without the bias.
         nr_labels: nodes of the level.
         only_topk: nodes kept after this level.
-        post_processor: name in POST_PROCESSORS.
+        post_processor: a name that postprocess.parse knows.
     """
 
     chunks: Chunks
@@ -195,7 +193,7 @@ def advance(
         X: Features [n, d].
         beam: csr [n, nodes above], nodes kept and their scores; order within a row decides ties.
         topk: most children kept in a row.
-        post_processor: name in POST_PROCESSORS.
+        post_processor: a name that postprocess.parse knows.
         is_first: the root's score is not combined with.
         progress: called as progress(total rows, description).
 

@@ -45,9 +45,8 @@ from xrt_jax.xlinear.newton import newton
 # Passes after which rows left out come back even if the rest has not converged: where eps is below what float32
 # resolves it never would, and a row left out too early would stay out.
 PASSES_SHRUNK = 64
-FAR = (
-    1 << 18
-)  # lines of weights (16 MiB) above which asking for them in advance pays: below, it costs half as much again
+# Lines of weights (16 MiB) above which asking for them in advance pays; below, it costs half as much again.
+FAR = 1 << 18
 INNER_STEPS = 100  # Newton steps on one dual of the logistic loss
 
 

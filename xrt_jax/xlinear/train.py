@@ -13,7 +13,8 @@ from xrt_jax.xlinear.estimate import choose_pilots, estimate, solve_timed
 from xrt_jax.xlinear.folder import level_folder, save_level_but_weights, save_top
 from xrt_jax.xlinear.level import Job, Level, Problem, Ranker, Solver, make_jobs, make_problem, solve_all
 from xrt_jax.xlinear.parts import InMemory, OnDisk, fingerprint
-from xrt_jax.xlinear.predict import POST_PROCESSORS, advance, prepare_level, root_beam
+from xrt_jax.xlinear.postprocess import POST_PROCESSORS
+from xrt_jax.xlinear.predict import advance, prepare_level, root_beam
 
 # schemes of negative sampling, as PECOS names them -> what they sum up
 MINING = {name: name.split("+") for name in ("tfn", "man", "tfn+man", "usn", "usn+tfn", "usn+man", "usn+tfn+man")}
@@ -72,7 +73,7 @@ def check_settings(
     for key, values in several.items():
         per_level(f"ranker.{key}", values, depth)
     choices = [("negative_sampling", scheme, tuple(MINING)) for scheme in negative_sampling]
-    choices += [("post_processor", name, tuple(POST_PROCESSORS)) for name in post_processor]
+    choices += [("post_processor", name, POST_PROCESSORS) for name in post_processor]
     choices += [("rel_mode", rel_mode, ("disable", "induce", "ranker-only"))]
     choices += [("rel_norm", rel_norm, ("no-norm", "l1", "l2", "max"))]
     for key, value, known in choices:
