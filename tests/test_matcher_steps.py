@@ -14,7 +14,7 @@ from xrt_jax.matcher import step as S
 from xrt_jax.matcher.head import random_head
 from xrt_jax.matcher.mesh import check_batch_size, make_mesh, split_batch, split_labels
 from xrt_jax.matcher.shortlist import pack_rows, parent_of_label
-from xrt_jax.xlinear.predict import POST_PROCESSORS as RANKER_POST_PROCESSORS
+from xrt_jax.xlinear import postprocess as ranker
 
 NR_LABELS, NR_CLUSTERS, HIDDEN, NR_TEXTS = 13, 3, 8, 24
 
@@ -207,8 +207,8 @@ def test_embed_gives_the_texts_in_their_order(problem):
 def test_post_processors_are_those_of_the_ranker(name):
     v, parent = np.linspace(-3, 3, 13).astype(np.float32), np.linspace(-0.9, 0.9, 13).astype(np.float32)
     transform, combine = S.POST_PROCESSORS[name]
-    ranker_transform, ranker_combine = RANKER_POST_PROCESSORS[name]
-    expected = ranker_combine(ranker_transform(v), parent)
+    kind, power = ranker.parse(name)
+    expected = [ranker.combine(ranker.transform(x, kind, power), y, kind) for x, y in zip(v, parent, strict=True)]
     np.testing.assert_allclose(combine(transform(v), parent), expected, rtol=1e-5, atol=1e-6)
 
 

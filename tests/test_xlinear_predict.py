@@ -7,7 +7,7 @@ from xrt_jax.sparse import Features
 from xrt_jax.tree.chain import complete_chain
 from xrt_jax.xlinear import predict as predict_module
 from xrt_jax.xlinear.level import Level
-from xrt_jax.xlinear.postprocess import POST_PROCESSORS
+from xrt_jax.xlinear.postprocess import POST_PROCESSORS, combine, parse, transform
 from xrt_jax.xlinear.predict import predict, predict_selected, prepare
 from xrt_jax.xlinear.train import train_ranker
 
@@ -98,13 +98,13 @@ def formula(name, v):
 
 
 @pytest.mark.parametrize("name", POST_PROCESSORS)
-def test_post_processors_of_arrays(name):
-    v, parent = np.linspace(-3, 3, 40, dtype=np.float32).reshape(4, 10), np.linspace(-2, 2, 40).astype(np.float32)
-    transform, combine = POST_PROCESSORS[name]
-    child, parent = formula(name, v.astype(float)), parent.reshape(4, 10)
-    np.testing.assert_allclose(transform(v), child, rtol=1e-6, atol=1e-37)
-    expected = child if name == "noop" else child + parent if name.startswith("log") else child * parent
-    np.testing.assert_allclose(combine(transform(v), parent), expected, rtol=1e-6, atol=1e-7)
+def test_post_processors_against_their_formulas(name):
+    (kind, power), parents = parse(name), np.linspace(-2, 2, 40, dtype=np.float32)
+    for v, parent in zip(np.linspace(-3, 3, 40), parents, strict=True):
+        child = formula(name, v)
+        assert transform(v, kind, power) == pytest.approx(child, rel=1e-12)
+        expected = child if name == "noop" else child + parent if name.startswith("log") else child * parent
+        assert combine(transform(v, kind, power), parent, kind) == pytest.approx(expected, rel=1e-6, abs=1e-37)
 
 
 @pytest.mark.parametrize("name", POST_PROCESSORS)
