@@ -10,9 +10,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from xrt_jax.xlinear.lanes import LANES, Lanes, constant, load_lanes, operands, spread, store_lanes, truths
+from xrt_jax.xlinear.masks import POSITIVE, VISITED
 
-# Masks of a row, bit b for lane b: is it an instance of that label, a positive one, still visited.
-INSTANCE, POSITIVE, VISITED, NR_MASKS = range(4)
 # The siblings' state, LANES floats each: margins, then steps; thresholds of shrinking; this pass's extreme projected
 # gradients; 1 while a sibling takes part; 1 once it has left rows out.
 MARGIN, HIGH, LOW, NEW_HIGH, NEW_LOW, LIVE, SHRUNK, SIBLINGS_STATE = range(8)
@@ -26,7 +25,7 @@ def hinge_step(typingctx, duals, masks, positive_cost, negative_cost, siblings, 
     """Update a row's duals in every lane; the siblings' margins x·w + bias·b become the steps of y·dual.
 
     Args:
-        duals: float32 [LANES]; masks: uint16 [NR_MASKS].
+        duals: float32 [LANES]; masks: uint16 [NR_MASKS] (masks.py).
         positive_cost: float32 [LANES], negative_cost: float32; for the squared hinge 0.5 / cost.
         siblings: float32 [SIBLINGS_STATE, LANES].
         norm: float32, |x|² with the bias.

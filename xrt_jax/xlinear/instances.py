@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 
 from xrt_jax.sparse import FeatureArrays, enlarged
+from xrt_jax.xlinear.lanes import add_dense, add_sparse, dot_dense, dot_sparse
 
 
 class Instances(NamedTuple):
@@ -136,3 +137,23 @@ def gather(X: FeatureArrays, rows: np.ndarray, least: int = 2) -> Instances:
     place, nr_places = _rank_by_frequency(features, slot, len(rows), least)
     entries = _copy_rows(X.indptr, X.indices, X.data, rows, features, place, slot)
     return Instances(*entries, rows, X.dense, features, place, nr_places)
+
+
+# ---------------------------------------------------------------------------- a visit, compiled
+
+
+@njit(cache=True, nogil=True)
+def margins_of(group, i, constant, W, margins):
+    """margins [LANES] = w·x + bias·b of row i, without its own features."""
+    margins[:] = 0
+    dot_sparse(group.start[i], group.stop[i], group.indices, group.values, W, margins)
+    dot_dense(group.dense.shape[1], group.nr_places, group.dense[group.rows[i]], W, margins)
+    dot_dense(1, len(W) - 1, constant, W, margins)
+
+
+@njit(cache=True, nogil=True)
+def move(group, i, constant, step, W):
+    """W += step [LANES] times row i, without its own features."""
+    add_sparse(group.start[i], group.stop[i], group.indices, group.values, step, W)
+    add_dense(group.dense.shape[1], group.nr_places, group.dense[group.rows[i]], step, W)
+    add_dense(1, len(W) - 1, constant, step, W)

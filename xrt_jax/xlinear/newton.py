@@ -6,8 +6,9 @@ LIBLINEAR's L2R_L2LOSS_SVC_PRIMAL as PECOS uses it: Keerthi and DeCoste (2005), 
 import numpy as np
 from numba import njit
 
-from xrt_jax.xlinear.hinge import INSTANCE, POSITIVE
-from xrt_jax.xlinear.lanes import LANES, add_dense, add_sparse, aligned_lines, dot_dense, dot_sparse
+from xrt_jax.xlinear.instances import margins_of, move
+from xrt_jax.xlinear.lanes import LANES, aligned_lines
+from xrt_jax.xlinear.masks import sign_of
 
 MAX_STEPS = 1000  # Newton steps
 MAX_HALVINGS = 20  # of a step, until the loss has fallen by SUFFICIENT of what its slope promises
@@ -20,19 +21,14 @@ DIAGONAL = 0.01  # share of the Hessian's diagonal in the preconditioner, the re
 def _products(group, constant, V, out):
     """out [m, LANES] = rows · V."""
     for i in range(len(group.start)):
-        out[i] = 0
-        dot_sparse(group.start[i], group.stop[i], group.indices, group.values, V, out[i])
-        dot_dense(group.dense.shape[1], group.nr_places, group.dense[group.rows[i]], V, out[i])
-        dot_dense(1, len(V) - 1, constant, V, out[i])
+        margins_of(group, i, constant, V, out[i])
 
 
 @njit(cache=True, nogil=True)
 def _add_rows(group, constant, factor, V):
     """V += Σ_i row i · factor[i] [LANES]."""
     for i in range(len(group.start)):
-        add_sparse(group.start[i], group.stop[i], group.indices, group.values, factor[i], V)
-        add_dense(group.dense.shape[1], group.nr_places, group.dense[group.rows[i]], factor[i], V)
-        add_dense(1, len(V) - 1, constant, factor[i], V)
+        move(group, i, constant, factor[i], V)
 
 
 @njit(cache=True, nogil=True)
@@ -115,7 +111,7 @@ def newton(group, masks, positive_cost, negative_cost, constant, eps, W):
 
     Args:
         group: Instances without own features.
-        masks: uint16 [m, NR_MASKS] (hinge.py); positive_cost: float32 [m or 1, LANES]; negative_cost: float32.
+        masks: uint16 [m, NR_MASKS] (masks.py); positive_cost: float32 [m or 1, LANES]; negative_cost: float32.
         constant: float32 [1], the bias.
         eps: ends when the gradient's norm is at most eps times that at 0.
         W: zeros; receives the solutions, its last row the bias.
@@ -124,10 +120,8 @@ def newton(group, masks, positive_cost, negative_cost, constant, eps, W):
     sign, cost = np.zeros((m, LANES), np.float32), np.zeros((m, LANES), np.float32)
     for i in range(m):
         for b in range(LANES):
-            if (masks[i, INSTANCE] >> np.uint16(b)) & np.uint16(1):
-                positive = (masks[i, POSITIVE] >> np.uint16(b)) & np.uint16(1)
-                sign[i, b] = 1 if positive else -1
-                cost[i, b] = positive_cost[i if len(positive_cost) > 1 else 0, b] if positive else negative_cost
+            sign[i, b] = sign_of(masks[i], b)
+            cost[i, b] = positive_cost[i if len(positive_cost) > 1 else 0, b] if sign[i, b] > 0 else negative_cost
     margins, change = np.zeros((m, LANES), np.float32), np.empty((m, LANES), np.float32)
     curvature, slope_of = np.empty((m, LANES), np.float32), np.empty((m, LANES), np.float32)
     gradient, direction = aligned_lines(nr), aligned_lines(nr)

@@ -11,36 +11,24 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from xrt_jax.sparse import enlarged, lowest
 from xrt_jax.xlinear.hinge import (
     HIGH,
-    INSTANCE,
     LIVE,
     LOW,
     MARGIN,
     MOVES,
     NEW_HIGH,
     NEW_LOW,
-    NR_MASKS,
-    POSITIVE,
     SHRUNK,
     SIBLINGS_STATE,
     STAYS,
-    VISITED,
     hinge_step,
 )
-from xrt_jax.xlinear.lanes import (
-    LANES,
-    add_dense,
-    add_sparse,
-    aligned_lines,
-    dot_dense,
-    dot_sparse,
-    lanes_above,
-    prefetch,
-    prefetch_lines,
-)
+from xrt_jax.xlinear.instances import margins_of, move
+from xrt_jax.xlinear.lanes import LANES, aligned_lines, prefetch, prefetch_lines
+from xrt_jax.xlinear.masks import is_set, make_masks, sign_of, visit_all
 from xrt_jax.xlinear.newton import newton
+from xrt_jax.xlinear.weights import collect
 
 # Passes after which rows left out come back even if the rest has not converged: where eps is below what float32
 # resolves it never would, and a row left out too early would stay out.
@@ -82,46 +70,6 @@ def _squared_norms(group, bias):
 
 
 @njit(cache=True, nogil=True)
-def _instances(nr_rows, nr_shared, pos_ptr, pos_local, pos_cost, Cp, weighted):
-    """Who is an instance of whom: the shared rows are negatives, unless they are positives.
-
-    Returns:
-        masks uint16 [m, NR_MASKS] (hinge.py), and the cost of positives float32 [m, LANES] if `weighted`, which says
-        that pos_cost is not 1 throughout, else [1, LANES]. An instance that costs nothing is none.
-    """
-    masks = np.zeros((nr_rows, NR_MASKS), np.uint16)
-    cost = np.full((nr_rows if weighted else 1, LANES), Cp, np.float32)
-    nr_labels = len(pos_ptr) - 1
-    masks[:nr_shared, INSTANCE] = (1 << nr_labels) - 1
-    for b in range(nr_labels):
-        bit = np.uint16(1 << b)
-        for j in range(pos_ptr[b], pos_ptr[b + 1]):
-            i = pos_local[j]
-            if weighted:
-                cost[i, b] = Cp * pos_cost[j]
-            if pos_cost[j] > 0:
-                masks[i, INSTANCE] |= bit
-                masks[i, POSITIVE] |= bit
-            else:
-                masks[i, INSTANCE] &= ~bit
-    return masks, cost
-
-
-@njit(cache=True, nogil=True)
-def _is(mask, b):
-    """Bit b of a mask."""
-    return (mask >> np.uint16(b)) & np.uint16(1) != 0
-
-
-@njit(cache=True, nogil=True)
-def _sign(masks, b):
-    """±1 as the row with these masks is a positive or a negative of label b, 0 if neither; float32."""
-    if not _is(masks[INSTANCE], b):
-        return np.float32(0)
-    return np.float32(1) if _is(masks[POSITIVE], b) else np.float32(-1)
-
-
-@njit(cache=True, nogil=True)
 def _shuffle(order, size, random):
     """Shuffle order[:size]; the generator's next state. xorshift64 (Marsaglia 2003)."""
     for s in range(size - 1, 0, -1):
@@ -132,23 +80,6 @@ def _shuffle(order, size, random):
         t = np.int64(((random >> np.uint64(32)) * np.uint64(s + 1)) >> np.uint64(32))
         order[s], order[t] = order[t], order[s]
     return random
-
-
-@njit(cache=True, nogil=True)
-def _margins(group, i, constant, W, margins):
-    """margins [LANES] = w·x + bias·b of row i, without its own features."""
-    margins[:] = 0
-    dot_sparse(group.start[i], group.stop[i], group.indices, group.values, W, margins)
-    dot_dense(group.dense.shape[1], group.nr_places, group.dense[group.rows[i]], W, margins)
-    dot_dense(1, len(W) - 1, constant, W, margins)
-
-
-@njit(cache=True, nogil=True)
-def _move(group, i, constant, step, W):
-    """W += step [LANES] times row i, without its own features."""
-    add_sparse(group.start[i], group.stop[i], group.indices, group.values, step, W)
-    add_dense(group.dense.shape[1], group.nr_places, group.dense[group.rows[i]], step, W)
-    add_dense(1, len(W) - 1, constant, step, W)
 
 
 # ---------------------------------------------------------------------------- hinge losses
@@ -168,19 +99,6 @@ def _prefetch_next(group, order, s, active, duals, W):
 
 
 @njit(cache=True, nogil=True)
-def _visit_all(masks):
-    """Mark all rows as visited by the labels that they are instances of; these rows, and the mask of these labels."""
-    order, used, labels = np.empty(len(masks), np.int64), 0, np.uint16(0)
-    for i in range(len(masks)):
-        masks[i, VISITED] = masks[i, INSTANCE]
-        labels |= masks[i, INSTANCE]
-        if masks[i, INSTANCE]:
-            order[used] = i
-            used += 1
-    return order[:used], labels
-
-
-@njit(cache=True, nogil=True)
 def _descend_hinge(group, norms, own_squares, masks, cost, Cn, squared, constant, eps, max_iter, duals, W):
     """Dual coordinate descent in all lanes; duals [m, LANES] and W (zeros) receive the solutions.
 
@@ -195,11 +113,11 @@ def _descend_hinge(group, norms, own_squares, masks, cost, Cn, squared, constant
     if squared:
         cost = np.float32(0.5) / cost
         Cn = np.float32(0.5) / Cn
-    order, live = _visit_all(masks)
+    order, live = visit_all(masks)
     active = len(order)
     for b in range(LANES):
-        siblings[LIVE, b] = _is(live, b)
-        done[b] = not _is(live, b)
+        siblings[LIVE, b] = is_set(live, b)
+        done[b] = not is_set(live, b)
     far, random = len(W) > FAR, np.uint64(88172645463325252)
     while not done.all():
         siblings[NEW_HIGH], siblings[NEW_LOW] = -np.inf, np.inf
@@ -209,11 +127,11 @@ def _descend_hinge(group, norms, own_squares, masks, cost, Cn, squared, constant
             i = order[s]
             if far:
                 _prefetch_next(group, order, s, active, duals, W)
-            _margins(group, i, constant, W, margins)
+            margins_of(group, i, constant, W, margins)
             costs = cost[i if len(cost) > 1 else 0]
             result = hinge_step(duals[i], masks[i], costs, Cn, siblings, norms[i], own_squares[i], squared)
             if result & MOVES:
-                _move(group, i, constant, margins, W)
+                move(group, i, constant, margins, W)
             if result & STAYS:
                 s += 1
             else:
@@ -225,7 +143,7 @@ def _descend_hinge(group, norms, own_squares, masks, cost, Cn, squared, constant
             for b in range(LANES):
                 siblings[LIVE, b] = not done[b]
             siblings[HIGH], siblings[LOW], siblings[SHRUNK] = np.inf, -np.inf, 0
-            order, _ = _visit_all(masks)
+            order, _ = visit_all(masks)
             active = len(order)
 
 
@@ -285,20 +203,20 @@ def _descend_logistic(group, norms, own_squares, masks, cost, Cn, constant, eps,
 
     A label stops when no derivative of a pass exceeds eps.
     """
-    order, _ = _visit_all(masks)
+    order, _ = visit_all(masks)
     rests = np.zeros_like(duals)
     nr_instances = np.zeros(LANES, np.int64)
     margins, step = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
     for i in order:
         for b in range(LANES):
-            sign = _sign(masks[i], b)
+            sign = sign_of(masks[i], b)
             if sign != 0:
                 C = cost[i if len(cost) > 1 else 0, b] if sign > 0 else Cn
                 duals[i, b] = min(0.001 * C, 1e-8)
                 rests[i, b] = C - duals[i, b]
                 nr_instances[b] += 1
             step[b] = sign * duals[i, b]
-        _move(group, i, constant, step, W)
+        move(group, i, constant, step, W)
     live = nr_instances > 0
     inner_eps, least_inner_eps = np.full(LANES, 1e-2), min(1e-8, eps)
     random = np.uint64(88172645463325252)
@@ -306,9 +224,9 @@ def _descend_logistic(group, norms, own_squares, masks, cost, Cn, constant, eps,
         worst, newton_steps = np.zeros(LANES), np.zeros(LANES, np.int64)
         random = _shuffle(order, len(order), random)
         for i in order:
-            _margins(group, i, constant, W, margins)
+            margins_of(group, i, constant, W, margins)
             for b in range(LANES):
-                sign = _sign(masks[i], b) if live[b] else np.float32(0)
+                sign = sign_of(masks[i], b) if live[b] else np.float32(0)
                 step[b] = 0
                 if sign != 0:
                     margin = margins[b] + own_squares[i] * sign * duals[i, b]
@@ -320,87 +238,13 @@ def _descend_logistic(group, norms, own_squares, masks, cost, Cn, constant, eps,
                     worst[b] = max(worst[b], violation)
                     newton_steps[b] += steps
             if np.any(step != 0):
-                _move(group, i, constant, step, W)
+                move(group, i, constant, step, W)
         for b in range(LANES):
             live[b] = live[b] and worst[b] >= eps
             if newton_steps[b] <= nr_instances[b] // 10:
                 inner_eps[b] = max(least_inner_eps, 0.1 * inner_eps[b])
         if not live.any():
             break
-
-
-# ---------------------------------------------------------------------------- weights
-
-
-@njit(cache=True, nogil=True)
-def _signed_duals(masks, duals):
-    """±dual of every row in every lane, float32 [m, LANES]: times a row's own features, their weights."""
-    signed = np.empty_like(duals)
-    for i in range(len(duals)):
-        for b in range(LANES):
-            signed[i, b] = duals[i, b] if _is(masks[i, POSITIVE], b) else -duals[i, b]
-    return signed
-
-
-@njit(cache=True, nogil=True)
-def _collect(group, nr_sparse, W, masks, duals, nr_labels, settings):
-    """Weights to store: not 0, |w| ≥ threshold, of a label the max_nonzeros (0: all) largest, features ascending.
-
-    Returns:
-        count int64 [labels], feature int32 [sum], weight float32 [sum], label after label.
-    """
-    row_of = np.empty(len(group.own_values), np.int64)
-    for i in range(len(group.own_ptr) - 1):
-        row_of[group.own_ptr[i] : group.own_ptr[i + 1]] = i
-    signed, one = _signed_duals(masks, duals), np.float32(1)
-    threshold = np.float32(settings.threshold)
-    names, lanes, weights, used = np.empty(1024, np.int32), np.empty(1024, np.uint8), np.empty(1024, np.float32), 0
-    end, nr_sparse_here = np.zeros(nr_labels, np.int64), len(group.features)
-    for j in range(nr_sparse_here + len(W) - group.nr_places):
-        if j >= nr_sparse_here:
-            name, line, factor = nr_sparse + j - nr_sparse_here, W[group.nr_places + j - nr_sparse_here], one
-        elif group.place[j] >= 0:
-            name, line, factor = np.int64(group.features[j]), W[group.place[j]], one
-        else:
-            entry = -1 - group.place[j]
-            name, line, factor = np.int64(group.features[j]), signed[row_of[entry]], group.own_values[entry]
-        above = lanes_above(line, factor, threshold)
-        if above == 0:
-            continue
-        if used + LANES > len(names):
-            size = used + LANES
-            names, lanes, weights = enlarged(names, size), enlarged(lanes, size), enlarged(weights, size)
-        for b in range(nr_labels):
-            if (above >> b) & 1:
-                names[used], lanes[used], weights[used] = name, b, factor * line[b]
-                end[b] += 1
-                used += 1
-    feature, weight = np.empty(used, np.int32), np.empty(used, np.float32)
-    fill = np.cumsum(end) - end
-    for k in range(used):
-        b = lanes[k]
-        feature[fill[b]], weight[fill[b]] = names[k], weights[k]
-        fill[b] += 1
-    return _largest(feature, weight, fill, settings.max_nonzeros)
-
-
-@njit(cache=True, nogil=True)
-def _largest(feature, weight, end, max_nonzeros):
-    """Of each label, the entries up to end[b], the max_nonzeros (0: all) largest |weights|; count, feature, weight."""
-    count = np.empty(len(end), np.int64)
-    used = first = 0
-    for b in range(len(end)):
-        kept = np.ones(end[b] - first, np.uint8)
-        if 0 < max_nonzeros < len(kept):
-            kept = lowest(-np.abs(weight[first : end[b]]), max_nonzeros)
-        count[b] = used
-        for j in range(len(kept)):
-            if kept[j]:
-                feature[used], weight[used] = feature[first + j], weight[first + j]
-                used += 1
-        count[b] = used - count[b]
-        first = end[b]
-    return count, feature[:used].copy(), weight[:used].copy()
 
 
 # ---------------------------------------------------------------------------- entry points, one a loss
@@ -410,7 +254,7 @@ def _largest(feature, weight, end, max_nonzeros):
 def _start(group, nr_shared, pos_ptr, pos_local, pos_cost, settings):
     """Masks, costs of positives, duals and weights, as the descents take them; the bias as an array."""
     weighted = np.any(pos_cost != 1)
-    masks, cost = _instances(len(group.start), nr_shared, pos_ptr, pos_local, pos_cost, settings.Cp, weighted)
+    masks, cost = make_masks(len(group.start), nr_shared, pos_ptr, pos_local, pos_cost, settings.Cp, weighted)
     duals = np.zeros((len(masks), LANES), np.float32)
     W = aligned_lines(group.nr_places + group.dense.shape[1] + 1)
     return masks, cost, duals, W, np.full(1, settings.bias, np.float32)
@@ -422,7 +266,7 @@ def _solve_hinge(group, nr_sparse, nr_shared, pos_ptr, pos_local, pos_cost, sett
     norms, own = _squared_norms(group, constant[0])
     eps, max_iter = settings.eps, settings.max_iter
     _descend_hinge(group, norms, own, masks, cost, settings.Cn, squared, constant, eps, max_iter, duals, W)
-    return _collect(group, nr_sparse, W, masks, duals, len(pos_ptr) - 1, settings)
+    return collect(group, nr_sparse, W, masks, duals, len(pos_ptr) - 1, settings)
 
 
 def _solve_squared_hinge(*args):
@@ -438,14 +282,14 @@ def _solve_logistic(group, nr_sparse, nr_shared, pos_ptr, pos_local, pos_cost, s
     masks, cost, duals, W, constant = _start(group, nr_shared, pos_ptr, pos_local, pos_cost, settings)
     norms, own = _squared_norms(group, constant[0])
     _descend_logistic(group, norms, own, masks, cost, settings.Cn, constant, settings.eps, settings.max_iter, duals, W)
-    return _collect(group, nr_sparse, W, masks, duals, len(pos_ptr) - 1, settings)
+    return collect(group, nr_sparse, W, masks, duals, len(pos_ptr) - 1, settings)
 
 
 @njit(cache=True, nogil=True)
 def _solve_primal(group, nr_sparse, nr_shared, pos_ptr, pos_local, pos_cost, settings):
     masks, cost, duals, W, constant = _start(group, nr_shared, pos_ptr, pos_local, pos_cost, settings)
     newton(group, masks, cost, settings.Cn, constant, settings.newton_eps, W)
-    return _collect(group, nr_sparse, W, masks, duals, len(pos_ptr) - 1, settings)
+    return collect(group, nr_sparse, W, masks, duals, len(pos_ptr) - 1, settings)
 
 
 # LIBLINEAR's names -> how siblings are solved, whether features of one row alone may be left out of the weights
