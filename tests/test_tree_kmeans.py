@@ -112,7 +112,7 @@ def test_rows_that_are_not_scored_again_could_not_have_moved(spherical, seed, mo
 def test_buffers_come_back_clean():
     Z = random_embeddings(200, 50)
     rows = kmeans._rows_of(Features(Z, np.ones((200, 2), np.float32)))
-    sums, step = np.zeros((52, 2), np.float32), np.zeros((52, 1), np.float32)
+    sums, step = np.zeros((2, 52), np.float32), np.zeros((1, 52), np.float32)
     for ids in (np.arange(200), np.array([3, 5, 9])):
         for max_iter in (1, 20):
             kmeans._split_node(rows, ids, 0.7, 1, kmeans.Settings(0, True, max_iter), sums, step)

@@ -111,103 +111,133 @@ def _norms(start, stop, values, dense):
 
 
 @njit(cache=True, nogil=True)
-def _add_row(Z, row, factor, sums, half):
-    """sums[:, half] += factor · row; sums [columns, halves] has the sparse columns first, the dense ones at the end."""
-    for k in range(Z.start[row], Z.stop[row]):
-        sums[Z.indices[k], half] += factor * Z.values[k]
+def _add_row(Z, row, factor, sums):
+    """sums += factor · row; sums [columns] has the sparse columns first, the dense ones at the end."""
+    for k in range(np.uint64(Z.start[row]), np.uint64(Z.stop[row])):
+        sums[Z.indices[k]] += factor * Z.values[k]
     first = len(sums) - Z.dense.shape[1]
     for j in range(Z.dense.shape[1]):
-        sums[first + j, half] += factor * Z.dense[row, j]
+        sums[first + j] += factor * Z.dense[row, j]
 
 
 @njit(cache=True, nogil=True)
 def _add_rows(Z, rows, factor, half, sums):
-    """Every row with its own factor (0: left out) to its own half of the sums."""
+    """Every row with its own factor (0: left out) to its own half of the sums [halves, columns]."""
     for i in range(len(rows)):
         if factor[i] != 0:
-            _add_row(Z, rows[i], factor[i], sums, half[i])
+            _add_row(Z, rows[i], factor[i], sums[half[i]])
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _dense_dot(Z, row, sums, half):
+def _dense_dot(Z, row, sums):
     first = len(sums) - Z.dense.shape[1]
     total = np.float32(0)
     for j in range(Z.dense.shape[1]):
-        total += sums[first + j, half] * Z.dense[row, j]
+        total += sums[first + j] * Z.dense[row, j]
     return total
 
 
 @njit(cache=True, nogil=True)
-def _right_dots(Z, rows, wanted, sums, dots):
+def _sparse_dot(Z, row, sums):
+    # Four chains of additions hide their latency; left to itself the compiler takes gather instructions, which are
+    # several times slower. Unsigned positions spare the tests for negative ones.
+    a, b, c, d = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+    k, stop = np.uint64(Z.start[row]), np.uint64(Z.stop[row])
+    while k + np.uint64(4) <= stop:
+        a += sums[Z.indices[k]] * Z.values[k]
+        b += sums[Z.indices[k + np.uint64(1)]] * Z.values[k + np.uint64(1)]
+        c += sums[Z.indices[k + np.uint64(2)]] * Z.values[k + np.uint64(2)]
+        d += sums[Z.indices[k + np.uint64(3)]] * Z.values[k + np.uint64(3)]
+        k += np.uint64(4)
+    while k < stop:
+        a += sums[Z.indices[k]] * Z.values[k]
+        k += np.uint64(1)
+    return (a + b) + (c + d)
+
+
+@njit(cache=True, nogil=True)
+def _right_dots(Z, rows, wanted, right, dots):
     """dots[i] = <right sum, row i> where wanted."""
     for i in range(len(rows)):
         if wanted[i]:
-            # four chains of additions hide their latency; left to itself the compiler takes gather instructions,
-            # which are several times slower
-            a, b, c, d = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
-            k, stop = Z.start[rows[i]], Z.stop[rows[i]]
-            while k + 4 <= stop:
-                a += sums[Z.indices[k], 1] * Z.values[k]
-                b += sums[Z.indices[k + 1], 1] * Z.values[k + 1]
-                c += sums[Z.indices[k + 2], 1] * Z.values[k + 2]
-                d += sums[Z.indices[k + 3], 1] * Z.values[k + 3]
-                k += 4
-            while k < stop:
-                a += sums[Z.indices[k], 1] * Z.values[k]
-                k += 1
-            dots[i] = (a + b) + (c + d) + _dense_dot(Z, rows[i], sums, 1)
+            dots[i] = _sparse_dot(Z, rows[i], right) + _dense_dot(Z, rows[i], right)
 
 
 @njit(cache=True, nogil=True)
 def _both_dots(Z, rows, sums):
     """<left sum, row> and <right sum, row> of every row: float32 [n, 2]."""
     dots = np.empty((len(rows), 2), np.float32)
+    left, right = sums[0], sums[1]
     for i in range(len(rows)):
         a, b, c, d = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
-        k, stop = Z.start[rows[i]], Z.stop[rows[i]]
-        while k + 2 <= stop:
-            a += sums[Z.indices[k], 0] * Z.values[k]
-            b += sums[Z.indices[k], 1] * Z.values[k]
-            c += sums[Z.indices[k + 1], 0] * Z.values[k + 1]
-            d += sums[Z.indices[k + 1], 1] * Z.values[k + 1]
-            k += 2
+        k, stop = np.uint64(Z.start[rows[i]]), np.uint64(Z.stop[rows[i]])
+        while k + np.uint64(2) <= stop:
+            x, y = Z.values[k], Z.values[k + np.uint64(1)]
+            a += left[Z.indices[k]] * x
+            b += right[Z.indices[k]] * x
+            c += left[Z.indices[k + np.uint64(1)]] * y
+            d += right[Z.indices[k + np.uint64(1)]] * y
+            k += np.uint64(2)
         if k < stop:
-            a += sums[Z.indices[k], 0] * Z.values[k]
-            b += sums[Z.indices[k], 1] * Z.values[k]
-        dots[i, 0] = a + c + _dense_dot(Z, rows[i], sums, 0)
-        dots[i, 1] = b + d + _dense_dot(Z, rows[i], sums, 1)
+            a += left[Z.indices[k]] * Z.values[k]
+            b += right[Z.indices[k]] * Z.values[k]
+        dots[i, 0] = a + c + _dense_dot(Z, rows[i], left)
+        dots[i, 1] = b + d + _dense_dot(Z, rows[i], right)
     return dots
 
 
 @njit(cache=True, nogil=True)
-def _shift(columns, step, sums, squares):
-    """Move the step [columns, 1] from the left sum to the right one and zero it; returns its square.
+def _shift_columns(columns, step, sums, squares):
+    """Move the step [columns] from the left sum to the right one and zero it; returns its square.
 
     squares [2], those of both sums, are kept up to date. A column may come twice.
     """
-    square = 0.0
+    left, right, square = sums[0], sums[1], 0.0
     for j in columns:
-        x = step[j, 0]
+        x = np.float64(step[j])
         if x != 0:
-            left, right = np.float64(sums[j, 0]), np.float64(sums[j, 1])
-            sums[j, 0] -= x
-            sums[j, 1] += x
-            squares[0] += np.float64(sums[j, 0]) * sums[j, 0] - left * left
-            squares[1] += np.float64(sums[j, 1]) * sums[j, 1] - right * right
-            square += np.float64(x) * x
-            step[j, 0] = 0
+            was_left, was_right = np.float64(left[j]), np.float64(right[j])
+            left[j] -= step[j]
+            right[j] += step[j]
+            squares[0] += np.float64(left[j]) * left[j] - was_left * was_left
+            squares[1] += np.float64(right[j]) * right[j] - was_right * was_right
+            square += x * x
+            step[j] = 0
+    return square
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _shift_all(step, sums, squares):
+    """_shift_columns over all of them, as vectors."""
+    left, right = sums[0], sums[1]
+    square = of_left = of_right = 0.0
+    for j in range(len(step)):
+        x = np.float64(step[j])
+        left[j] -= step[j]
+        right[j] += step[j]
+        of_left += np.float64(left[j]) * left[j]
+        of_right += np.float64(right[j]) * right[j]
+        square += x * x
+        step[j] = 0
+    squares[0], squares[1] = of_left, of_right
     return square
 
 
 @njit(cache=True, nogil=True)
 def _shift_rows(Z, rows, factor, step, sums, squares):
-    """_shift over the columns of the rows that have a factor."""
+    """_shift_columns over those of the rows that have a factor, or over all where that is faster."""
+    nnz = 0
+    for i in range(len(rows)):
+        if factor[i] != 0:
+            nnz += Z.stop[rows[i]] - Z.start[rows[i]]
+    if 4 * nnz > len(step):
+        return _shift_all(step, sums, squares)
     square = 0.0
     for i in range(len(rows)):
         if factor[i] != 0:
-            square += _shift(Z.indices[Z.start[rows[i]] : Z.stop[rows[i]]], step, sums, squares)
-    first = len(sums) - Z.dense.shape[1]
-    return square + _shift(np.arange(first, len(sums)), step, sums, squares)
+            square += _shift_columns(Z.indices[Z.start[rows[i]] : Z.stop[rows[i]]], step, sums, squares)
+    first = len(step) - Z.dense.shape[1]
+    return square + _shift_columns(np.arange(first, len(step)).astype(np.uint32), step, sums, squares)
 
 
 @njit(cache=True, nogil=True)
@@ -216,13 +246,13 @@ def _clear(Z, rows, sums):
     nnz = 0
     for row in rows:
         nnz += Z.stop[row] - Z.start[row]
-    if nnz > len(sums):
+    if nnz > sums.shape[1]:
         sums[:] = 0
         return
     for row in rows:
         for k in range(Z.start[row], Z.stop[row]):
-            sums[Z.indices[k]] = 0
-    sums[len(sums) - Z.dense.shape[1] :] = 0
+            sums[:, Z.indices[k]] = 0
+    sums[:, sums.shape[1] - Z.dense.shape[1] :] = 0
 
 
 # ---------------------------------------------------------------------------- scores and sides, compiled
@@ -327,9 +357,9 @@ def _two_means(Z, rows, node, settings, sums, step):
     ones, everyone = np.ones(n, np.float32), np.ones(n, np.uint8)
     dots = np.empty(n, np.float32)
     left, right = _first_pair(settings.seed, node, n)
-    _add_row(Z, rows[left], np.float32(-1), sums, 1)
-    _add_row(Z, rows[right], np.float32(1), sums, 1)
-    _right_dots(Z, rows, everyone, sums, dots)
+    _add_row(Z, rows[left], np.float32(-1), sums[1])
+    _add_row(Z, rows[right], np.float32(1), sums[1])
+    _right_dots(Z, rows, everyone, sums[1], dots)
     side = _halve(dots)
     if settings.max_iter == 1:
         return side, (0.0, 1.0)
@@ -346,10 +376,10 @@ def _two_means(Z, rows, node, settings, sums, step):
         if not steps.any():
             break
         _add_rows(Z, rows, steps, np.zeros(n, np.uint8), step)
-        way += np.sqrt(_shift_rows(Z, rows, steps, step, sums, squares))
+        way += np.sqrt(_shift_rows(Z, rows, steps, step[0], sums, squares))
         weights = _weights(squares, n, settings.spherical)
         scores, undecided = _bounded_scores(dots, totals, Z.norms[rows] * (way - seen), *weights)
-        _right_dots(Z, rows, undecided, sums, dots)
+        _right_dots(Z, rows, undecided, sums[1], dots)
         for i in range(n):  # np.where takes seconds to compile
             seen[i] = way if undecided[i] else seen[i]
         last, side = side, _settle(scores, undecided, dots, totals, *weights)
@@ -376,7 +406,7 @@ def _over_blocks(fn, rows: np.ndarray) -> np.ndarray:
 
 
 def _sum_blocks(Z: Rows, rows: np.ndarray, factor: np.ndarray, half: np.ndarray, shape) -> np.ndarray:
-    """Sums [columns, halves] of the rows; few rows make one block, because every block has sums of its own."""
+    """Sums [halves, columns] of the rows; few rows make one block, because every block has sums of its own."""
     nr_blocks = min(NR_BLOCKS, 1 + len(rows) // 1024)
 
     def block_sum(block):
@@ -388,12 +418,12 @@ def _sum_blocks(Z: Rows, rows: np.ndarray, factor: np.ndarray, half: np.ndarray,
     return sum(thread_map(block_sum, blocks[1:]), start=block_sum(blocks[0]))
 
 
-def _right_dots_of(Z: Rows, sums: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _right_dots_of(Z: Rows, right: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """<right sum, row>: float32 [n]."""
 
     def block_dots(block):
         dots = np.empty(len(block), np.float32)
-        _right_dots(Z, block, np.ones(len(block), np.uint8), sums, dots)
+        _right_dots(Z, block, np.ones(len(block), np.uint8), right, dots)
         return dots
 
     return _over_blocks(block_dots, rows)
@@ -402,10 +432,10 @@ def _right_dots_of(Z: Rows, sums: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def _two_means_in_blocks(Z: Rows, rows: np.ndarray, node: int, settings: Settings, nr_columns: int):
     """(side, weights, sums) as _two_means, with the passes over the rows in fixed blocks for several threads."""
     n = len(rows)
-    shape, columns = (nr_columns, 2), np.arange(nr_columns)
+    shape = (2, nr_columns)
     pair = np.array(_first_pair(settings.seed, node, n))
     sums = _sum_blocks(Z, rows[pair], np.array([-1, 1], np.float32), np.ones(2, np.uint8), shape)
-    side = _halve(_right_dots_of(Z, sums, rows))
+    side = _halve(_right_dots_of(Z, sums[1], rows))
     if settings.max_iter == 1:
         return side, (0.0, 1.0), sums
     sums = _sum_blocks(Z, rows, np.ones(n, np.float32), side, shape)
@@ -420,12 +450,12 @@ def _two_means_in_blocks(Z: Rows, rows: np.ndarray, node: int, settings: Setting
         moved = np.flatnonzero(steps)
         if len(moved) == 0:
             break
-        step = _sum_blocks(Z, rows[moved], steps[moved], np.zeros(len(moved), np.uint8), (nr_columns, 1))
-        way += np.sqrt(_shift(columns, step, sums, squares))
+        step = _sum_blocks(Z, rows[moved], steps[moved], np.zeros(len(moved), np.uint8), (1, nr_columns))
+        way += np.sqrt(_shift_all(step[0], sums, squares))
         weights = _weights(squares, n, settings.spherical)
         scores, undecided = _bounded_scores(dots, totals, Z.norms[rows] * (way - seen), *weights)
         again = np.flatnonzero(undecided)
-        dots[again], seen[again] = _right_dots_of(Z, sums, rows[again]), way
+        dots[again], seen[again] = _right_dots_of(Z, sums[1], rows[again]), way
         last, side = side, _settle(scores, undecided, dots, totals, *weights)
     return side, weights, sums
 
@@ -446,7 +476,7 @@ def _split_large_node(
 
 def _split_nodes(Z: Rows, nr_columns: int, rate: float, settings: Settings, jobs) -> list[np.ndarray]:
     """The halves, each ascending, of every node of the jobs (node, its label ids), one after the other."""
-    sums, step = np.zeros((nr_columns, 2), np.float32), np.zeros((nr_columns, 1), np.float32)
+    sums, step = np.zeros((2, nr_columns), np.float32), np.zeros((1, nr_columns), np.float32)
     halves = []
     for node, rows in jobs:
         if len(rows) > LARGE_NODE:
