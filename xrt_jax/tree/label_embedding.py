@@ -10,7 +10,6 @@ from xrt_jax.sparse import (
     Features,
     as_features,
     canonical,
-    enlarged,
     feature_arrays,
     inverse_or_one,
     normalize_rows,
@@ -33,58 +32,85 @@ BIT_OF = np.argsort(DE_BRUIJN << np.arange(64, dtype=np.uint64) >> np.uint64(58)
 
 
 @njit(cache=True, nogil=True)
-def _mark(bits, i):
-    bits[i >> 6] |= np.uint64(1) << np.uint64(i & 63)
+def _no_marks(nr_columns):
+    """(a bit a column in words of 64, a byte a word): what _mark sets and _marked_words finds and clears."""
+    nr_words = (nr_columns + 511) // 512 * 8
+    return np.zeros(nr_words, np.uint64), np.zeros(nr_words, np.uint8)
 
 
 @njit(cache=True, nogil=True)
-def _take_lowest(bits, word):
-    """Remove the lowest bit that is set in bits[word]; returns its number in `bits`."""
-    lone = bits[word] & (~bits[word] + np.uint64(1))
-    bits[word] ^= lone
-    return 64 * word + BIT_OF[(lone * DE_BRUIJN) >> np.uint64(58)]
+def _mark(words, is_marked, column):
+    words[column >> np.uint32(6)] |= np.uint64(1) << np.uint64(column & np.uint32(63))
+    is_marked[column >> np.uint32(6)] = 1
 
 
 @njit(cache=True, nogil=True)
-def _take_sums(sums, touched, words, columns, values, used):
-    """Append the touched columns, ascending, and their sums; everything is zero afterwards.
+def _nr_bits(word):
+    word -= (word >> np.uint64(1)) & np.uint64(0x5555555555555555)
+    word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return (word * np.uint64(0x0101010101010101)) >> np.uint64(56)
 
-    `touched` has a bit a column, `words` a bit for each of its words, so that a short row is found without a search.
+
+@njit(cache=True, nogil=True)
+def _count_rows(first, last, A_indptr, A_indices, B_indptr, B_indices, nr_columns, counts):
+    """counts[row]: stored entries of row first:last of A B."""
+    words, is_marked = _no_marks(nr_columns)
+    eights = is_marked.view(np.uint64)  # a row has few columns of many: most are passed eight words at a time
+    for row in range(first, last):
+        for i in A_indices[A_indptr[row] : A_indptr[row + 1]]:
+            for m in range(np.uint64(B_indptr[i]), np.uint64(B_indptr[i + 1])):
+                _mark(words, is_marked, B_indices[m])
+        count = np.uint64(0)
+        for eight in range(len(eights)):
+            if eights[eight]:
+                eights[eight] = 0
+                for word in range(8 * eight, 8 * eight + 8):
+                    count += _nr_bits(words[word])
+                    words[word] = 0
+        counts[row] = count
+
+
+@njit(cache=True, nogil=True)
+def _take_sums(sums, words, eights, columns, values):
+    """Move the marked columns, ascending, and their sums to columns and values; returns the square of the values."""
+    used, square = 0, 0.0
+    for eight in range(len(eights)):
+        if eights[eight]:
+            eights[eight] = 0
+            for word in range(8 * eight, 8 * eight + 8):
+                bits, words[word] = words[word], 0
+                while bits:
+                    lone = bits & (~bits + np.uint64(1))
+                    bits ^= lone
+                    column = np.uint64(64 * word + BIT_OF[(lone * DE_BRUIJN) >> np.uint64(58)])
+                    columns[used], values[used] = column, sums[column]
+                    square += np.float64(sums[column]) * sums[column]
+                    sums[column] = 0
+                    used += 1
+    return square
+
+
+@njit(cache=True, nogil=True)
+def _fill_rows(first, last, A_indptr, A_indices, A_data, B_indptr, B_indices, B_data, nr_columns, squares, Z):
+    """Rows first:last of A B, summed in A's order, made unit beside what squares[row] already holds of the same row.
+
+    squares[row] grows by the row's own square. Z: (indptr, indices, data) of the product; indptr is given.
     """
-    for top in range(len(words)):
-        while words[top]:
-            word = _take_lowest(words, top)
-            if used + 64 > len(columns):
-                columns, values = enlarged(columns, used + 64), enlarged(values, used + 64)
-            while touched[word]:
-                column = _take_lowest(touched, word)
-                columns[used], values[used] = column, sums[column]
-                sums[column] = 0
-                used += 1
-    return columns, values, used
-
-
-@njit(cache=True, nogil=True)
-def _product_rows(first, last, A_indptr, A_indices, A_data, B_indptr, B_indices, B_data, nr_columns):
-    """Rows first:last of A B: (entries of every row, column indices ascending, values), summed in A's order."""
-    sums = np.zeros(nr_columns, np.float32)
-    touched = np.zeros((nr_columns + 63) // 64, np.uint64)
-    words = np.zeros((len(touched) + 63) // 64, np.uint64)
-    counts = np.zeros(last - first, np.int64)
-    columns, values = np.empty(1024, np.int32), np.empty(1024, np.float32)
-    used = 0
+    indptr, columns, values = Z
+    sums, (words, is_marked) = np.zeros(nr_columns, np.float32), _no_marks(nr_columns)
+    eights = is_marked.view(np.uint64)
     for row in range(first, last):
         for k in range(A_indptr[row], A_indptr[row + 1]):
             factor, i = A_data[k], A_indices[k]
-            for m in range(B_indptr[i], B_indptr[i + 1]):
-                column = np.int64(B_indices[m])
-                sums[column] += factor * B_data[m]
-                _mark(touched, column)
-                _mark(words, column >> 6)
-        before = used
-        columns, values, used = _take_sums(sums, touched, words, columns, values, used)
-        counts[row - first] = used - before
-    return counts, columns[:used], values[:used]
+            for m in range(np.uint64(B_indptr[i]), np.uint64(B_indptr[i + 1])):
+                sums[B_indices[m]] += factor * B_data[m]
+                _mark(words, is_marked, B_indices[m])
+        here = slice(indptr[row], indptr[row + 1])
+        squares[row] += _take_sums(sums, words, eights, columns[here], values[here])
+        factor = 1 / np.sqrt(squares[row]) if squares[row] > 0 else 1.0  # of a tiny row it is no float32
+        for k in range(indptr[row], indptr[row + 1]):
+            values[k] *= factor
 
 
 def _equal_work(A: sp.csr_matrix, B: sp.csr_matrix) -> np.ndarray:
@@ -94,19 +120,20 @@ def _equal_work(A: sp.csr_matrix, B: sp.csr_matrix) -> np.ndarray:
     return np.unique(np.concatenate([[0], bounds, [A.shape[0]]]))
 
 
-def _sparse_product(A: sp.csr_matrix, B: sp.csr_matrix) -> sp.csr_matrix:
-    """A B in float32 with sorted indices, by all threads; the bits do not depend on their number."""
+def _unit_product(A: sp.csr_matrix, B: sp.csr_matrix, squares: np.ndarray) -> sp.csr_matrix:
+    """A B in float32 with sorted indices; each row, of which `squares` holds the square of another part, is made unit.
+
+    Entries are counted first, so that the product is made where it stays: it is often the largest array of a run. All
+    threads work; the bits do not depend on their number. `squares` float64 [rows] grows by the squares of A B.
+    """
     a, b = feature_arrays(Features(A, None)), feature_arrays(Features(B, None))
     groups = list(pairwise(_equal_work(A, B)))
-    arrays = (a.indptr, a.indices, a.data, b.indptr, b.indices, b.data, B.shape[1])
-    parts = list(thread_map(lambda group: _product_rows(*group, *arrays), groups))
-    indptr = np.concatenate([[0], np.cumsum(np.concatenate([part[0] for part in parts]))])
-    columns, values = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
-    for first, _ in reversed(groups):  # parts are given up as they are copied; the heap gives back its end only
-        _, of_columns, of_values = parts.pop()
-        here = slice(indptr[first], indptr[first] + len(of_columns))
-        columns[here], values[here] = of_columns, of_values
-    return sp.csr_matrix((values, columns, indptr), shape=(A.shape[0], B.shape[1]))
+    counts = np.empty(A.shape[0], np.int64)
+    list(thread_map(lambda g: _count_rows(*g, *a[:2], *b[:2], B.shape[1], counts), groups))
+    indptr = np.concatenate([[0], np.cumsum(counts)])
+    Z = (indptr, np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32))
+    list(thread_map(lambda g: _fill_rows(*g, *a[:3], *b[:3], B.shape[1], squares, Z), groups))
+    return sp.csr_matrix(Z[::-1], shape=(A.shape[0], B.shape[1]))
 
 
 # ---------------------------------------------------------------------------- parts of features
@@ -161,10 +188,12 @@ def pifa(Y, X, normalized_Y: bool = True):
     if Y.shape[0] != nr_rows(parts):
         raise ValueError(f"Y has {Y.shape[0]} rows, X has {nr_rows(parts)}: both need one row an instance")
     Yt = canonical((normalize_rows(Y) if normalized_Y else canonical(Y, "csr")).T, "csr")
-    sparse = None if parts.sparse is None else _sparse_product(Yt, parts.sparse)
-    Z = Features(sparse, None if parts.dense is None else Yt @ parts.dense)
-    factor = inverse_or_one(row_norms(Z))
-    return _as_kind(Features(*(None if part is None else scale_rows(part, factor, in_place=True) for part in Z)), X)
+    dense = None if parts.dense is None else Yt @ parts.dense
+    squares = np.zeros(Yt.shape[0]) if dense is None else row_norms(dense) ** 2
+    sparse = None if parts.sparse is None else _unit_product(Yt, parts.sparse, squares)
+    if dense is not None:
+        scale_rows(dense, inverse_or_one(np.sqrt(squares)), in_place=True)
+    return _as_kind(Features(sparse, dense), X)
 
 
 def pii(Y) -> sp.csr_matrix:
