@@ -29,10 +29,10 @@ from measure import (
     timed,
 )
 
-from xrt_jax.sparse import Features
+from xrt_jax.sparse import Features, as_features
 from xrt_jax.tree.chain import complete_chain
 from xrt_jax.tree.kmeans import LARGE_NODE, hierarchical_kmeans
-from xrt_jax.tree.label_embedding import pifa
+from xrt_jax.tree.label_embedding import pifa_product
 from xrt_jax.xlinear.folder import load_ranker, save_ranker
 from xrt_jax.xlinear.mapped import load_mapped, save_mapped
 from xrt_jax.xlinear.predict import predict, prepare
@@ -65,7 +65,7 @@ def warm_up(is_dense: bool) -> None:
     dense = lambda n: rng.random((n, 4), np.float32) if is_dense else None  # noqa: E731
     cluster(features(draw(LARGE_NODE + 1, 20), dense(LARGE_NODE + 1)))  # nodes above this size go another way
     X, Y = features(draw(2000, 50), dense(2000)), draw(2000, 200)
-    ranker = train_ranker(X, Y, cluster(pifa(Y, X)))
+    ranker = train_ranker(X, Y, cluster(pifa_product(Y, X)))
     with tempfile.TemporaryDirectory() as folder:
         save_ranker(Path(folder) / "model", ranker)
         save_mapped(Path(folder) / "model.mapped", ranker, 4 * is_dense)
@@ -81,10 +81,10 @@ def fit(data: str, model: str) -> dict:
     warm_up((data / "E.trn.npy").is_file())
     X, E, Y = load_split(data, "trn")
     X, loaded = features(X, E), peak_memory()
-    embed, Z = timed(pifa, Y, X)
-    embedding_nnz = sum(part.size for part in (Z if isinstance(Z, Features) else [Z]))
-    clustering, chain = timed(cluster, Z)
-    chain, Z = complete_chain(shared_tree(data, chain[-1]), nr_splits=NR_SPLITS, min_codes=None), None
+    embed, product = timed(pifa_product, Y, X)
+    embedding_nnz = sum(part.size for part in as_features(product.Z) if part is not None)
+    clustering, chain = timed(cluster, product)
+    chain, product = complete_chain(shared_tree(data, chain[-1]), nr_splits=NR_SPLITS, min_codes=None), None
     memory = peak_memory()
     forget_peak()
     train, _ = timed(train_to_folder, model, X, Y, chain)  # what a run does: the weights go to disk as they come

@@ -14,7 +14,7 @@ from xrt_jax.data.svmlight import parse_svmlight
 from xrt_jax.sparse import Features, as_features, canonical, load_npz, nr_features
 from xrt_jax.tree.chain import binary_depth
 from xrt_jax.tree.kmeans import hierarchical_kmeans
-from xrt_jax.tree.label_embedding import pifa
+from xrt_jax.tree.label_embedding import pifa, pifa_product
 from xrt_jax.xlinear.predict import predict
 from xrt_jax.xlinear.train import train_ranker
 
@@ -262,7 +262,7 @@ def trees(draw):
 
 def grow(X, Y, tree):
     """The tree, with the smallest larger max_leaf_size that leaves no leaf empty."""
-    Z = pifa(Y, X)
+    Z = pifa_product(Y, X)
     for max_leaf_size in range(tree["max_leaf_size"], 10):
         try:
             return hierarchical_kmeans(Z, **tree | {"max_leaf_size": max_leaf_size})

@@ -5,9 +5,10 @@ import pytest
 import scipy.sparse as sp
 
 from xrt_jax.sparse import Features, normalize_rows
-from xrt_jax.tree import kmeans
+from xrt_jax.tree import kmeans, passes, two_means
 from xrt_jax.tree.chain import tree_sizes
 from xrt_jax.tree.kmeans import hierarchical_kmeans
+from xrt_jax.tree.passes import Product, embeddings_of, new_memory, parts_if_they_pay
 
 
 def assert_same_chain(a, b):
@@ -77,7 +78,7 @@ def test_one_split_against_a_slow_one(spherical, max_iter):
     Z = rng.integers(-4, 5, (61, 6)).astype(np.float32)
     Z[:, 0] += np.linspace(0, 20, 61).astype(int) ** 2  # centres of very different lengths
     chain = hierarchical_kmeans(Z, max_leaf_size=40, spherical=spherical, kmeans_max_iter=max_iter, seed=5)
-    left, right = kmeans._first_pair(5, 1, 61)
+    left, right = two_means._first_pair(5, 1, 61)
     assert left != right
     side = slow_split(Z.astype(float), left, right, spherical, max_iter)
     assert chain[-1][:, [1]].toarray().ravel().tolist() == side.tolist()
@@ -91,19 +92,19 @@ def test_rows_that_are_not_scored_again_could_not_have_moved(spherical, seed, mo
     Z = rng.normal(size=(400, 3)) @ rng.normal(size=(3, 60)) + rng.normal(size=(400, 60))
     Z = (Z * rng.gamma(1.0, size=(400, 1))).astype(np.float32)
     skipped = []
-    bounded = kmeans._bounded_scores.py_func
+    bounded = two_means._bounded_scores.py_func
 
     def counting(*args):
         scores, undecided = bounded(*args)
         skipped.append(1 - undecided.mean())
         return scores, undecided
 
-    monkeypatch.setattr(kmeans, "_bounded_scores", counting)
+    monkeypatch.setattr(two_means, "_bounded_scores", counting)
     monkeypatch.setattr(kmeans, "LARGE_NODE", 300)
     in_blocks = hierarchical_kmeans(Z, max_leaf_size=200, spherical=spherical, seed=seed)[-1]
     monkeypatch.setattr(kmeans, "LARGE_NODE", 400)
     alone = hierarchical_kmeans(Z, max_leaf_size=200, spherical=spherical, seed=seed)[-1]
-    side = slow_split(Z.astype(float), *kmeans._first_pair(seed, 1, 400), spherical, 20)
+    side = slow_split(Z.astype(float), *two_means._first_pair(seed, 1, 400), spherical, 20)
     assert in_blocks[:, [1]].toarray().ravel().tolist() == side.tolist()
     assert alone[:, [1]].toarray().ravel().tolist() == side.tolist()
     assert max(skipped) > 0.3
@@ -111,12 +112,12 @@ def test_rows_that_are_not_scored_again_could_not_have_moved(spherical, seed, mo
 
 def test_buffers_come_back_clean():
     Z = random_embeddings(200, 50)
-    rows = kmeans._rows_of(Features(Z, np.ones((200, 2), np.float32)))
-    sums, step = np.zeros((2, 52), np.float32), np.zeros((1, 52), np.float32)
+    E = embeddings_of(Features(Z, np.ones((200, 2), np.float32)))
+    memory = new_memory(E, 52)
     for ids in (np.arange(200), np.array([3, 5, 9])):
         for max_iter in (1, 20):
-            kmeans._split_node(rows, ids, 0.7, 1, kmeans.Settings(0, True, max_iter), sums, step)
-            assert not sums.any() and not step.any()
+            two_means.split_node(E, ids, 0.7, 1, two_means.Settings(0, True, max_iter), memory)
+            assert not any(array.any() for array in memory[:3])
 
 
 def slow_sampled_split(Z, sample, left, right, max_iter):
@@ -138,7 +139,7 @@ def slow_sampled_split(Z, sample, left, right, max_iter):
 @pytest.mark.parametrize("max_iter", [1, 2, 20])
 def test_one_sampled_split_against_a_slow_one(max_iter):
     Z = np.random.default_rng(3).normal(size=(101, 6)).astype(np.float32)
-    sample = kmeans._sample(np.arange(101), 0.3, 5, 1)
+    sample = two_means._sample(np.arange(101), 0.3, 5, 1)
     assert len(sample) == 30 and (np.diff(sample) > 0).all()
     chain = hierarchical_kmeans(
         Z,
@@ -150,17 +151,17 @@ def test_one_sampled_split_against_a_slow_one(max_iter):
         max_sample_rate=0.3,
         min_sample_rate=0.3,
     )
-    side = slow_sampled_split(Z.astype(float), sample, *kmeans._first_pair(5, 1, 30), max_iter)
+    side = slow_sampled_split(Z.astype(float), sample, *two_means._first_pair(5, 1, 30), max_iter)
     assert chain[-1][:, [1]].toarray().ravel().tolist() == side.tolist()
 
 
 def test_samples():
     rows = np.arange(100, 200)
-    assert kmeans._sample(rows, 1.0, 0, 1).tolist() == rows.tolist()
-    assert len(kmeans._sample(rows, 0.001, 0, 1)) == 2
+    assert two_means._sample(rows, 1.0, 0, 1).tolist() == rows.tolist()
+    assert len(two_means._sample(rows, 0.001, 0, 1)) == 2
     counts = np.zeros(100)
     for node in range(3000):
-        counts[kmeans._sample(rows, 0.25, 0, node) - 100] += 1
+        counts[two_means._sample(rows, 0.25, 0, node) - 100] += 1
     assert counts.sum() == 3000 * 25 and counts.min() > 600 and counts.max() < 900
 
 
@@ -193,17 +194,53 @@ def test_sparse_dense_and_mixed_embeddings_agree():
     assert_same_chain(hierarchical_kmeans(mixed, nr_splits=2, max_leaf_size=10), expected)
 
 
+def few_parts(seed, nr_dense):
+    """A Product of small integers, so that sums are exact in any order: 600 labels share 40 instances."""
+    rng = np.random.default_rng(seed)
+    A = sp.csr_matrix(rng.integers(-2, 3, (600, 40)) * (rng.random((600, 40)) < 0.2), dtype=np.float32)
+    X = rng.integers(-3, 4, (40, 300)).astype(np.float32) * (rng.random((40, 300)) < 0.6)
+    wrap = lambda M: Features(sp.csr_matrix(M[:, nr_dense:]), M[:, :nr_dense].copy())  # noqa: E731
+    return Product(wrap(A @ X), A, wrap(X))
+
+
+@pytest.mark.parametrize("large_node", [10**6, 30])
+@pytest.mark.parametrize("nr_dense", [0, 300, 90])
+@pytest.mark.parametrize("settings", [{}, {"do_sample": True}, {"kmeans_max_iter": 1}, {"spherical": False}])
+def test_passes_through_the_parts_make_the_same_tree(large_node, nr_dense, settings, monkeypatch):
+    monkeypatch.setattr(kmeans, "LARGE_NODE", large_node)
+    product = few_parts(1, nr_dense)
+    E = embeddings_of(product)
+    memory = new_memory(E, 300)
+    assert len(parts_if_they_pay(E, np.arange(600), memory)) == 40
+    assert len(parts_if_they_pay(E, np.arange(3), memory)) == 0
+    shape = {"nr_splits": 2, "max_leaf_size": 5}
+    assert_same_chain(
+        hierarchical_kmeans(product, **shape, **settings), hierarchical_kmeans(product.Z, **shape, **settings)
+    )
+
+
+def test_parts_are_ascending_where_they_are_many():
+    A = sp.random(300, 5000, 0.002, format="csr", dtype=np.float32, random_state=0)
+    E = embeddings_of(Product(np.ones((300, 2), np.float32), A, np.ones((5000, 2), np.float32)))
+    memory = new_memory(E, 2)
+    for rows in (np.arange(300), np.array([7, 3, 3])):
+        found = passes._parts_of(E, rows, memory).tolist()
+        assert sorted(found) == np.unique(A[rows].indices).tolist()
+        assert not memory.known.any() and (len(rows) == 3 or found == sorted(found))
+
+
 @pytest.mark.parametrize("large_node", [10**6, 30])
 @pytest.mark.parametrize("do_sample", [False, True])
 def test_same_tree_for_any_number_of_threads(large_node, do_sample, monkeypatch):
     monkeypatch.setattr(kmeans, "LARGE_NODE", large_node)
     Z = random_embeddings(300, 60)
     Z = Features(Z, np.random.default_rng(0).normal(size=(300, 7)).astype(np.float32))
-    chains = []
-    for threads in (1, 4):
-        monkeypatch.setattr("xrt_jax.sparse.numba.get_num_threads", lambda threads=threads: threads)
-        chains.append(hierarchical_kmeans(Z, nr_splits=2, max_leaf_size=5, do_sample=do_sample))
-    assert_same_chain(*chains)
+    for embedding in (Z, few_parts(2, 40)):
+        chains = []
+        for threads in (1, 4):
+            monkeypatch.setattr("xrt_jax.sparse.numba.get_num_threads", lambda threads=threads: threads)
+            chains.append(hierarchical_kmeans(embedding, nr_splits=2, max_leaf_size=5, do_sample=do_sample))
+        assert_same_chain(*chains)
 
 
 @pytest.mark.parametrize("settings", [{}, {"do_sample": True}, {"kmeans_max_iter": 1}, {"spherical": False}])

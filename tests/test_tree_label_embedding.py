@@ -4,7 +4,15 @@ import scipy.sparse as sp
 
 from xrt_jax.sparse import Features, normalize_rows
 from xrt_jax.tree import label_embedding as module
-from xrt_jax.tree.label_embedding import label_embedding, pifa, pifa_lf_concat, pifa_lf_convex_combine, pii
+from xrt_jax.tree.kmeans import hierarchical_kmeans
+from xrt_jax.tree.label_embedding import (
+    label_embedding,
+    pifa,
+    pifa_lf_concat,
+    pifa_lf_convex_combine,
+    pifa_product,
+    pii,
+)
 
 Y = sp.csr_matrix(np.array([[1, 1, 0, 0], [0, 1, 1, 0], [0, 1, 0, 0]], np.float32))
 
@@ -38,6 +46,15 @@ def test_every_kind_of_features(normalized_Y):
     joined = np.hstack([both.sparse.toarray(), both.dense])
     np.testing.assert_allclose(joined, slow_pifa(Y, np.hstack([A.toarray(), E]), normalized_Y), atol=1e-6)
     assert both.dense.dtype == np.float32 and both.sparse.dtype == np.float32
+    product = pifa_product(Y, A, normalized_Y)
+    assert (sparse != product.Z).nnz == 0
+    np.testing.assert_allclose((product.A @ product.X).toarray(), sparse.toarray(), atol=1e-6)
+
+
+def test_rows_too_short_for_a_product():
+    product = pifa_product(sp.eye(2, format="csr"), sp.csr_matrix(np.array([[3e-40, 0], [1, 0]], np.float32)))
+    assert product.A is None and product.Z.toarray().tolist() == [[1, 0], [1, 0]]
+    assert hierarchical_kmeans(product, max_leaf_size=1)[-1].shape == (2, 2)
 
 
 def test_unequal_rows_are_refused():

@@ -18,7 +18,7 @@ from xrt_jax.report import format_bytes, peak_memory, progress
 from xrt_jax.sparse import as_features, load_npz, nr_rows, save_npz
 from xrt_jax.tree.chain import load_chain, save_chain
 from xrt_jax.tree.kmeans import hierarchical_kmeans
-from xrt_jax.tree.label_embedding import METHODS, label_embedding
+from xrt_jax.tree.label_embedding import METHODS, label_embedding, pifa_product
 from xrt_jax.xlinear.compiled import load_kernels
 from xrt_jax.xlinear.estimate import Estimate
 from xrt_jax.xlinear.folder import load_ranker
@@ -113,8 +113,12 @@ def build_tree(config: ConfigDict, name: str, folder: Path, X, Y: csr_matrix):
     """Hierarchical label tree by balanced k-means on label embeddings, with the settings config[name]."""
     if not folder.is_dir():
         tree = config[name]
+        if tree.embedding == "pifa":
+            embedding = pifa_product(Y, X)
+        else:
+            embedding = label_embedding(tree.embedding, Y, X, Z=load_label_features(config), alpha=tree.alpha)
         chain = hierarchical_kmeans(
-            label_embedding(tree.embedding, Y, X, Z=load_label_features(config), alpha=tree.alpha),
+            embedding,
             **{key: value for key, value in tree.items() if key not in ("embedding", "alpha")},
             seed=config.seed,
             progress=progress,

@@ -19,6 +19,7 @@ from xrt_jax.sparse import (
     scale_rows,
     thread_map,
 )
+from xrt_jax.tree.passes import Product
 
 METHODS = ("pifa", "pii", "pifa_lf_concat", "pifa_lf_convex_combine")
 # The rows of a product are handed to threads in this many groups of about equal work.
@@ -172,6 +173,23 @@ def _side_by_side(left: Features, right: Features) -> Features:
 # ---------------------------------------------------------------------------- methods
 
 
+def pifa_product(Y, X, normalized_Y: bool = True) -> Product:
+    """As pifa, with the two factors that its embedding is the product of: from them the tree is clustered sooner."""
+    parts = as_features(X)
+    if Y.shape[0] != nr_rows(parts):
+        raise ValueError(f"Y has {Y.shape[0]} rows, X has {nr_rows(parts)}: both need one row an instance")
+    Yt = canonical((normalize_rows(Y) if normalized_Y else canonical(Y, "csr")).T, "csr")
+    dense = None if parts.dense is None else Yt @ parts.dense
+    squares = np.zeros(Yt.shape[0]) if dense is None else row_norms(dense) ** 2
+    sparse = None if parts.sparse is None else _unit_product(Yt, parts.sparse, squares)
+    factor = inverse_or_one(np.sqrt(squares))
+    if dense is not None:
+        scale_rows(dense, factor, in_place=True)
+    A = scale_rows(Yt, factor)
+    is_finite = np.isfinite(A.data).all()  # float32 holds the inverse of no length below 1e-38
+    return Product(_as_kind(Features(sparse, dense), X), A if is_finite else None, X)
+
+
 def pifa(Y, X, normalized_Y: bool = True):
     """Positive instance feature aggregation: unit rows of Z = Y^T X, with the rows of Y made unit first (as PECOS).
 
@@ -184,16 +202,7 @@ def pifa(Y, X, normalized_Y: bool = True):
         Z [L, d] of X's own type, float32; with two parts the norm is that of the whole row. A label without positives
         has a zero row.
     """
-    parts = as_features(X)
-    if Y.shape[0] != nr_rows(parts):
-        raise ValueError(f"Y has {Y.shape[0]} rows, X has {nr_rows(parts)}: both need one row an instance")
-    Yt = canonical((normalize_rows(Y) if normalized_Y else canonical(Y, "csr")).T, "csr")
-    dense = None if parts.dense is None else Yt @ parts.dense
-    squares = np.zeros(Yt.shape[0]) if dense is None else row_norms(dense) ** 2
-    sparse = None if parts.sparse is None else _unit_product(Yt, parts.sparse, squares)
-    if dense is not None:
-        scale_rows(dense, inverse_or_one(np.sqrt(squares)), in_place=True)
-    return _as_kind(Features(sparse, dense), X)
+    return pifa_product(Y, X, normalized_Y).Z
 
 
 def pii(Y) -> sp.csr_matrix:

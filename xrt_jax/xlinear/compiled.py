@@ -5,7 +5,7 @@ import scipy.sparse as sp
 
 from xrt_jax.sparse import Features
 from xrt_jax.tree.kmeans import hierarchical_kmeans
-from xrt_jax.tree.label_embedding import pifa
+from xrt_jax.tree.label_embedding import pifa_product
 from xrt_jax.xlinear.predict import predict
 from xrt_jax.xlinear.train import train_ranker
 
@@ -20,7 +20,7 @@ def load_kernels(X: Features, progress=None) -> None:
     Y = sp.csr_matrix(np.eye(8, dtype=np.float32))
     bar = progress(3, "compiled code") if progress else None
     done = bar.update if bar else lambda n: None
-    chain = hierarchical_kmeans(pifa(Y, tiny), nr_splits=2, max_leaf_size=2)
+    chain = hierarchical_kmeans(pifa_product(Y, tiny), nr_splits=2, max_leaf_size=2)
     done(1)
     ranker = train_ranker(tiny, Y, chain)
     done(1)
