@@ -8,9 +8,12 @@ from xrt_jax.xlinear.instances import gather, stay_in_place
 
 @pytest.mark.parametrize("rows", [[7, 2, 11], list(range(9)), list(range(15))])
 @pytest.mark.parametrize("least", [1, 2])
-def test_gathered_rows_are_the_rows(rows, least):
+@pytest.mark.parametrize("density, nr_common", [(0.1, 0), (0.02, 4)])
+def test_gathered_rows_are_the_rows(rows, least, density, nr_common):
     """Shared and own entries together make the rows; own features occur in one row, frequent ones come first."""
-    A = sp.random(50, 60, 0.1, format="csr", dtype=np.float32, random_state=0)
+    A = sp.random(50, 60, density, format="lil", dtype=np.float32, random_state=0)
+    A[:, 10 : 10 + nr_common] = np.arange(1, 51)[:, None]  # few features with many entries: rows come in blocks
+    A = A.tocsr()
     X = feature_arrays(as_features(Features(A, np.ones((50, 2)))))
     group = gather(X, np.array(rows), least)
     feature_at, own_feature = np.full(group.nr_places, -1), np.full(len(group.own_values), -1)

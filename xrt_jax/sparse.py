@@ -4,6 +4,7 @@ Features of n rows are a sparse part (TF-IDF) and a dense part (embeddings) side
 dense part is never stored as CSR entries. Compiled code sees both parts as plain arrays (`feature_arrays`).
 """
 
+import mmap
 import zipfile
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from itertools import islice
@@ -21,6 +22,9 @@ forget_stale_code(Path(__file__).parent)  # every module with compiled code impo
 
 # Columns have 32-bit numbers in compiled code, and the bias is one column more.
 MAX_COLUMNS = 2**31 - 2
+# New pages are slow: only an array of so many bytes is worth them (empty_room).
+LARGE_ROOM = 4 * 2**20
+CACHE_LINE = 64  # bytes
 
 
 class Features(NamedTuple):
@@ -81,9 +85,11 @@ def _check_structure(fmt: str, shape: tuple[int, int], indptr, indices, nr_store
 
 def check_finite(A, what) -> None:
     """ValueError naming `what` and the first row of A (csr, csc or 2-D ndarray) that holds NaN or infinity."""
-    finite = np.isfinite(A.data if sp.issparse(A) else A)
-    if finite.all():
-        return
+    values = A.data if sp.issparse(A) else A
+    with np.errstate(invalid="ignore"):
+        if np.isfinite(values.sum(dtype=np.float64)):  # no array in between; a float64 has room for all float32
+            return
+    finite = np.isfinite(values)
     if not sp.issparse(A):
         row = np.flatnonzero(~finite.all(axis=1))[0]
     else:
@@ -266,6 +272,17 @@ def enlarged(array, size):
     for i in range(len(array)):
         larger[i] = array[i]
     return larger
+
+
+def empty_room(shape, dtype) -> np.ndarray:
+    """As np.empty, but on a cache line's bounds; a large array goes back to the system, where malloc would keep it."""
+    nr_items = int(np.prod(shape))
+    nr_bytes = nr_items * np.dtype(dtype).itemsize
+    if nr_bytes >= LARGE_ROOM:
+        return np.frombuffer(mmap.mmap(-1, nr_bytes), dtype, nr_items).reshape(shape)
+    room = np.empty(nr_bytes + CACHE_LINE, np.uint8)
+    first = -room.ctypes.data % CACHE_LINE
+    return room[first : first + nr_bytes].view(dtype).reshape(shape)
 
 
 # ---------------------------------------------------------------------------- selection

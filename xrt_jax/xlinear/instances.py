@@ -10,8 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from xrt_jax.sparse import FeatureArrays, enlarged
+from xrt_jax.sparse import FeatureArrays, empty_room, enlarged
 from xrt_jax.xlinear.lanes import add_dense, add_sparse, dot_dense, dot_sparse
+
+# Rows are copied in blocks of this many entries for each place among the weights, at least.
+ENTRIES_A_PLACE = 4
 
 
 class Instances(NamedTuple):
@@ -68,51 +71,68 @@ def _rank_by_frequency(features, count, nr_rows, least):
 
 
 @njit(cache=True, nogil=True)
-def _copy_rows(indptr, indices, data, rows, features, place, count):
+def _sort_block(start, first, last, ends, here, values, row_of, value_of):
+    """Put the entries of each of the rows first:last into the order of their places.
+
+    They are laid out place by place first, in row_of and value_of. ends: int64, where a place's entries begin there.
+    """
+    for i in range(first, last):
+        for k in range(start[i], start[i + 1]):
+            where = ends[here[k]]
+            row_of[where], value_of[where] = i, values[k]
+            ends[here[k]] += 1
+    stop, k = start[first:last].copy(), 0
+    for place in range(len(ends) - 1):  # each entry has moved its place's beginning towards its end
+        while k < ends[place]:
+            i = row_of[k] - first
+            here[stop[i]], values[stop[i]] = place, value_of[k]
+            stop[i] += 1
+            k += 1
+
+
+@njit(cache=True, nogil=True)
+def _copy_rows(indptr, indices, data, rows, features, place, count, here, values):
     """Shared and own entries of the rows; the place of an own feature becomes -1 - entry.
 
-    Shared entries are laid out feature by feature first, so that each row gets them by rising place: the frequent
-    features, which are in the cache, then the others in one go, whose misses overlap. `count`: int32 [d], used up.
+    A row has its shared entries by rising place: the frequent features, which are in the cache, then the others in one
+    go, whose misses overlap. They are sorted in blocks of rows, so that the copy in between is small.
+
+    count: int32 [d], how often a feature occurs; overwritten.
+    here, values: uint32 and float32, receive the places and values of the shared entries.
     """
     nr_places, nr_own = 0, 0
     for j in range(len(features)):
-        nr_places = max(nr_places, place[j] + 1)
-        nr_own += place[j] < 0
-    # place_ptr[p + 1] moves from the start of place p's rows to their end
-    place_ptr = np.zeros(nr_places + 2, np.int64)
-    for j in range(len(features)):
         if place[j] >= 0:
-            place_ptr[place[j] + 2] = count[features[j]]
-        count[features[j]] = place[j] if place[j] >= 0 else -1 - j
-    place_ptr = np.cumsum(place_ptr)
-    row_of, value_of = np.empty(place_ptr[-1], np.int32), np.empty(place_ptr[-1], np.float32)
-    start, own_ptr, own = (
-        np.zeros(len(rows) + 1, np.int64),
-        np.zeros(len(rows) + 1, np.int64),
-        np.empty(nr_own, np.float32),
-    )
-    entry = 0
-    for i in range(len(rows)):
-        start[i + 1] = start[i]
-        for k in range(indptr[rows[i]], indptr[rows[i] + 1]):
-            where = count[indices[k]]
-            if where >= 0:
-                row_of[place_ptr[where + 1]], value_of[place_ptr[where + 1]] = i, data[k]
-                place_ptr[where + 1] += 1
-                start[i + 1] += 1
-            else:
-                own[entry] = data[k]
-                place[-1 - where] = -1 - entry
-                entry += 1
-        own_ptr[i + 1] = entry
-    stop = start[:-1].copy()
-    indices_by_row, values = np.empty(len(row_of), np.uint32), np.empty(len(row_of), np.float32)
-    for p in range(nr_places):
-        for k in range(place_ptr[p], place_ptr[p + 1]):
-            i = row_of[k]
-            indices_by_row[stop[i]], values[stop[i]] = p, value_of[k]
-            stop[i] += 1
-    return start[:-1], stop, indices_by_row, values, own_ptr, own
+            nr_places = max(nr_places, place[j] + 1)
+            count[features[j]] = place[j]
+        else:
+            nr_own += 1
+            count[features[j]] = -1 - j
+    start, own_ptr = np.zeros(len(rows) + 1, np.int64), np.zeros(len(rows) + 1, np.int64)
+    own = np.empty(nr_own, np.float32)
+    size = max(ENTRIES_A_PLACE * nr_places, 1)
+    row_of, value_of = np.empty(0, np.int32), np.empty(0, np.float32)
+    first = used = nr_own = 0
+    while first < len(rows):
+        last, place_ptr = first, np.zeros(nr_places + 1, np.int64)
+        while last < len(rows) and used - start[first] < size:
+            for k in range(indptr[rows[last]], indptr[rows[last] + 1]):
+                where = count[indices[k]]
+                if where >= 0:
+                    here[used], values[used] = where, data[k]
+                    place_ptr[where + 1] += 1
+                    used += 1
+                else:
+                    own[nr_own] = data[k]
+                    place[-1 - where] = -1 - nr_own
+                    nr_own += 1
+            last += 1
+            start[last], own_ptr[last] = used, nr_own
+        if used - start[first] > len(row_of):
+            row_of, value_of = np.empty(used - start[first], np.int32), np.empty(used - start[first], np.float32)
+        _sort_block(start, first, last, np.cumsum(place_ptr), here, values, row_of, value_of)
+        first = last
+    return start[:-1], start[1:], own_ptr, own
 
 
 def stay_in_place(nr_rows: int, nr_all: int) -> bool:
@@ -135,8 +155,10 @@ def gather(X: FeatureArrays, rows: np.ndarray, least: int = 2) -> Instances:
     slot = np.zeros(X.nr_sparse, np.int32)
     features = np.sort(_count_features(X.indptr, X.indices, rows, slot))
     place, nr_places = _rank_by_frequency(features, slot, len(rows), least)
-    entries = _copy_rows(X.indptr, X.indices, X.data, rows, features, place, slot)
-    return Instances(*entries, rows, X.dense, features, place, nr_places)
+    nr_shared = slot[features[place >= 0]].sum()
+    here, values = empty_room(nr_shared, np.uint32), empty_room(nr_shared, np.float32)
+    start, stop, *own = _copy_rows(X.indptr, X.indices, X.data, rows, features, place, slot, here, values)
+    return Instances(start, stop, here, values, *own, rows, X.dense, features, place, nr_places)
 
 
 # ---------------------------------------------------------------------------- a visit, compiled

@@ -9,6 +9,7 @@ from xrt_jax.sparse import (
     FeatureArrays,
     as_features,
     canonical,
+    empty_room,
     feature_arrays,
     find_entries,
     row_ids,
@@ -187,12 +188,13 @@ def solve_job(problem: Problem, job: Job) -> Solved:
     rows = _add_outside(shared, np.concatenate(positives))
     own_features = SOLVERS[settings.solver][1]
     group = gather(X, rows, least=2 if own_features else 1)
+    W = empty_room((group.nr_places + group.dense.shape[1] + 1, LANES), np.float32)
     parts = []
     for of_label, of_group in zip(spans, positives, strict=True):
         pos_ptr = np.concatenate([[0], np.cumsum([span.stop - span.start for span in of_label])])
         pos_cost = np.concatenate([problem.cost[span] for span in of_label])
         place = _places(rows, len(shared), of_group)
-        args = settings.solver, group, X.nr_sparse, len(shared), pos_ptr, place, pos_cost, numbers
+        args = settings.solver, group, W, X.nr_sparse, len(shared), pos_ptr, place, pos_cost, numbers
         parts.append(solve_siblings(*args))
     return Solved(*(np.concatenate(piece) for piece in zip(*parts, strict=True)))
 

@@ -25,7 +25,7 @@ from xrt_jax.xlinear.hinge import (
     hinge_step,
 )
 from xrt_jax.xlinear.instances import margins_of, move
-from xrt_jax.xlinear.lanes import LANES, aligned_lines, prefetch, prefetch_lines
+from xrt_jax.xlinear.lanes import LANES, prefetch, prefetch_lines
 from xrt_jax.xlinear.masks import is_set, make_masks, sign_of, visit_all
 from xrt_jax.xlinear.newton import newton
 from xrt_jax.xlinear.weights import collect
@@ -251,18 +251,18 @@ def _descend_logistic(group, norms, own_squares, masks, cost, Cn, constant, eps,
 
 
 @njit(cache=True, nogil=True)
-def _start(group, nr_shared, pos_ptr, pos_local, pos_cost, settings):
-    """Masks, costs of positives, duals and weights, as the descents take them; the bias as an array."""
+def _start(group, W, nr_shared, pos_ptr, pos_local, pos_cost, settings):
+    """Masks, costs of positives and duals, as the descents take them; the bias as an array. W becomes zeros."""
     weighted = np.any(pos_cost != 1)
     masks, cost = make_masks(len(group.start), nr_shared, pos_ptr, pos_local, pos_cost, settings.Cp, weighted)
     duals = np.zeros((len(masks), LANES), np.float32)
-    W = aligned_lines(group.nr_places + group.dense.shape[1] + 1)
-    return masks, cost, duals, W, np.full(1, settings.bias, np.float32)
+    W[:] = 0
+    return masks, cost, duals, np.full(1, settings.bias, np.float32)
 
 
 @njit(cache=True, nogil=True)
-def _solve_hinge(group, nr_sparse, nr_shared, pos_ptr, pos_local, pos_cost, settings, squared):
-    masks, cost, duals, W, constant = _start(group, nr_shared, pos_ptr, pos_local, pos_cost, settings)
+def _solve_hinge(group, W, nr_sparse, nr_shared, pos_ptr, pos_local, pos_cost, settings, squared):
+    masks, cost, duals, constant = _start(group, W, nr_shared, pos_ptr, pos_local, pos_cost, settings)
     norms, own = _squared_norms(group, constant[0])
     eps, max_iter = settings.eps, settings.max_iter
     _descend_hinge(group, norms, own, masks, cost, settings.Cn, squared, constant, eps, max_iter, duals, W)
@@ -278,16 +278,16 @@ def _solve_plain_hinge(*args):
 
 
 @njit(cache=True, nogil=True)
-def _solve_logistic(group, nr_sparse, nr_shared, pos_ptr, pos_local, pos_cost, settings):
-    masks, cost, duals, W, constant = _start(group, nr_shared, pos_ptr, pos_local, pos_cost, settings)
+def _solve_logistic(group, W, nr_sparse, nr_shared, pos_ptr, pos_local, pos_cost, settings):
+    masks, cost, duals, constant = _start(group, W, nr_shared, pos_ptr, pos_local, pos_cost, settings)
     norms, own = _squared_norms(group, constant[0])
     _descend_logistic(group, norms, own, masks, cost, settings.Cn, constant, settings.eps, settings.max_iter, duals, W)
     return collect(group, nr_sparse, W, masks, duals, len(pos_ptr) - 1, settings)
 
 
 @njit(cache=True, nogil=True)
-def _solve_primal(group, nr_sparse, nr_shared, pos_ptr, pos_local, pos_cost, settings):
-    masks, cost, duals, W, constant = _start(group, nr_shared, pos_ptr, pos_local, pos_cost, settings)
+def _solve_primal(group, W, nr_sparse, nr_shared, pos_ptr, pos_local, pos_cost, settings):
+    masks, cost, duals, constant = _start(group, W, nr_shared, pos_ptr, pos_local, pos_cost, settings)
     newton(group, masks, cost, settings.Cn, constant, settings.newton_eps, W)
     return collect(group, nr_sparse, W, masks, duals, len(pos_ptr) - 1, settings)
 
@@ -301,12 +301,13 @@ SOLVERS = {
 }
 
 
-def solve_siblings(solver: str, group, nr_sparse, nr_shared, pos_ptr, pos_local, pos_cost, settings: SolverNumbers):
+def solve_siblings(solver: str, group, W, nr_sparse, nr_shared, pos_ptr, pos_local, pos_cost, settings: SolverNumbers):
     """Solve up to LANES labels that share their negatives.
 
     Args:
         solver: a name in SOLVERS.
         group: Instances (instances.py), without own features where the solver needs that.
+        W: float32 [places + dense features + 1, LANES], each row on one cache line; overwritten.
         nr_sparse: sparse features of the whole problem; the dense ones and the bias come after them.
         nr_shared: the first so many rows belong to every label; a later one only to labels that it is a positive of.
         pos_ptr: int64 [labels + 1]; pos_local: int64, positives of each label as rows of the group; pos_cost: float32.
@@ -315,4 +316,4 @@ def solve_siblings(solver: str, group, nr_sparse, nr_shared, pos_ptr, pos_local,
     Returns:
         count int64 [labels], feature int32 [sum], weight float32 [sum], label after label, features ascending.
     """
-    return SOLVERS[solver][0](group, nr_sparse, nr_shared, pos_ptr, pos_local, pos_cost, settings)
+    return SOLVERS[solver][0](group, W, nr_sparse, nr_shared, pos_ptr, pos_local, pos_cost, settings)
