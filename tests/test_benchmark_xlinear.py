@@ -69,19 +69,19 @@ def test_wrong_flags(arguments, remedy, capsys):
 
 
 def figures(factor: float) -> dict[str, float]:
-    keys = ["embed", "cluster", "train", "fit", "npz.predict", "npz.p50", "train_memory"]
+    keys = ["tree", "train", "fit", "npz.predict", "npz.p50", "train_memory"]
     return {key: factor * (i + 1) for i, key in enumerate(keys)} | {"P1": 80.0 + factor, "P3": 70.0, "P5": 60.0}
 
 
 def test_ratio_line():
-    peer = figures(4.0) | {"cluster": 1.0}
+    peer = figures(4.0) | {"tree": 0.5}
     found = last_line(xlinear.ratio_line(figures(1.0), peer))
     assert list(found) == KEYS
     assert found == pytest.approx({key: 0.25 for key in KEYS} | {"cluster_ratio": 2, "dP1": -3, "dP3": 0, "dP5": 0})
-    del peer["cluster"]
+    del peer["tree"]
     assert math.isnan(last_line(xlinear.ratio_line(figures(1.0), peer))["cluster_ratio"])
     del peer["train"]  # omikuji's, with all the rest
-    peer["fit"] = 8.0
+    peer["fit"] = 6.0
     assert last_line(xlinear.ratio_line(figures(1.0), peer))["train_ratio"] == 0.5
 
 
