@@ -144,8 +144,9 @@ def make_jobs(problem: Problem) -> list[Job]:
 
     Where gathering costs nothing because the instances stay in place, each group is a job.
     """
-    M, jobs = problem.M, []
+    M, jobs, nr_positives = problem.M, [], np.diff(problem.Y.indptr)
     for parent, children in enumerate(np.split(problem.C.indices, problem.C.indptr[1:-1])):
+        children = children[np.argsort(nr_positives[children], kind="stable")]
         groups = np.array_split(children, -(-len(children) // LANES)) if len(children) else []
         nr_instances = int(M.indptr[parent + 1] - M.indptr[parent])
         a_job = 1 if stay_in_place(nr_instances, M.shape[0]) else GROUPS_PER_JOB
