@@ -29,9 +29,9 @@ from measure import (
     timed,
 )
 
-from xrt_jax.sparse import Features, as_features
+from xrt_jax.sparse import Features
 from xrt_jax.tree.chain import complete_chain
-from xrt_jax.tree.kmeans import LARGE_NODE, hierarchical_kmeans
+from xrt_jax.tree.kmeans import LARGE_ROOT, hierarchical_kmeans
 from xrt_jax.tree.label_embedding import pifa_product
 from xrt_jax.xlinear.folder import load_ranker, save_ranker
 from xrt_jax.xlinear.mapped import load_mapped, save_mapped
@@ -63,7 +63,7 @@ def warm_up(is_dense: bool) -> None:
     rng = np.random.default_rng(0)
     draw = lambda n, d: sp.random(n, d, 0.1, format="csr", dtype=np.float32, random_state=rng)  # noqa: E731
     dense = lambda n: rng.random((n, 4), np.float32) if is_dense else None  # noqa: E731
-    cluster(features(draw(LARGE_NODE + 1, 20), dense(LARGE_NODE + 1)))  # nodes above this size go another way
+    cluster(features(draw(LARGE_ROOT + 1, 20), dense(LARGE_ROOT + 1)))  # roots above this size go another way
     X, Y = features(draw(2000, 50), dense(2000)), draw(2000, 200)
     ranker = train_ranker(X, Y, cluster(pifa_product(Y, X)))
     with tempfile.TemporaryDirectory() as folder:
@@ -82,7 +82,7 @@ def fit(data: str, model: str) -> dict:
     X, E, Y = load_split(data, "trn")
     X, loaded = features(X, E), peak_memory()
     embed, product = timed(pifa_product, Y, X)
-    embedding_nnz = sum(part.size for part in as_features(product.Z) if part is not None)
+    embedding_nnz = sum(part.size for part in product.Z if part is not None)
     clustering, chain = timed(cluster, product)
     chain, product = complete_chain(shared_tree(data, chain[-1]), nr_splits=NR_SPLITS, min_codes=None), None
     memory = peak_memory()

@@ -221,7 +221,8 @@ def test_passes_through_the_parts_make_the_same_tree(large_node, nr_dense, setti
 
 def test_parts_are_ascending_where_they_are_many():
     A = sp.random(300, 5000, 0.002, format="csr", dtype=np.float32, random_state=0)
-    E = embeddings_of(Product(np.ones((300, 2), np.float32), A, np.ones((5000, 2), np.float32)))
+    dense = lambda n: Features(None, np.ones((n, 2), np.float32))  # noqa: E731
+    E = embeddings_of(Product(dense(300), A, dense(5000)))
     memory = new_memory(E, 2)
     for rows in (np.arange(300), np.array([7, 3, 3])):
         found = passes._parts_of(E, rows, memory).tolist()

@@ -47,13 +47,13 @@ def test_every_kind_of_features(normalized_Y):
     np.testing.assert_allclose(joined, slow_pifa(Y, np.hstack([A.toarray(), E]), normalized_Y), atol=1e-6)
     assert both.dense.dtype == np.float32 and both.sparse.dtype == np.float32
     product = pifa_product(Y, A, normalized_Y)
-    assert (sparse != product.Z).nnz == 0
-    np.testing.assert_allclose((product.A @ product.X).toarray(), sparse.toarray(), atol=1e-6)
+    assert (sparse != product.Z.sparse).nnz == 0
+    np.testing.assert_allclose((product.A @ product.X.sparse).toarray(), sparse.toarray(), atol=1e-6)
 
 
 def test_rows_too_short_for_a_product():
     product = pifa_product(sp.eye(2, format="csr"), sp.csr_matrix(np.array([[3e-40, 0], [1, 0]], np.float32)))
-    assert product.A is None and product.Z.toarray().tolist() == [[1, 0], [1, 0]]
+    assert product.A is None and product.Z.sparse.toarray().tolist() == [[1, 0], [1, 0]]
     assert hierarchical_kmeans(product, max_leaf_size=1)[-1].shape == (2, 2)
 
 

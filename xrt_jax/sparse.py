@@ -289,7 +289,7 @@ def empty_room(shape, dtype) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def _kth_lowest(values, k):
+def kth_lowest(values, k):
     """The k-th lowest value, from 0; `values` is reordered (quickselect; numpy's own compiles for 10 seconds)."""
     low, high = 0, len(values) - 1
     while low < high:
@@ -315,7 +315,7 @@ def _kth_lowest(values, k):
 @njit(cache=True, nogil=True)
 def lowest(values, k):
     """Mask uint8 [n] of the k lowest (value, position) of the float32 `values`; 0 < k <= n."""
-    cut = _kth_lowest(values.copy(), k - 1)
+    cut = kth_lowest(values.copy(), k - 1)
     ties = k
     for value in values:
         ties -= value < cut

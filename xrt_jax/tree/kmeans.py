@@ -1,41 +1,43 @@
 """Balanced hierarchical 2-means over label embeddings: the label tree (as PECOS's HierarchicalKMeans)."""
 
-from functools import partial
-from itertools import pairwise
-
 import numpy as np
 import scipy.sparse as sp
 
 from xrt_jax.sparse import nr_features, thread_map, tracked
 from xrt_jax.tree.chain import binary_depth, complete_chain
-from xrt_jax.tree.passes import Embeddings, Product, embeddings_of, new_memory
+from xrt_jax.tree.passes import Embeddings, Product, embeddings_of, new_memory, without_parts
 from xrt_jax.tree.two_means import Settings, split_large_node, split_node
 
-# A node with more labels than this is split by all threads together, others by one thread each.
-LARGE_NODE = 16384
+# Nodes with more labels than this are split by all threads together, others by one thread each; the root, beside which
+# other threads would have nothing to do, sooner.
+LARGE_NODE, LARGE_ROOT = 16384, 4096
 # The nodes of a layer are handed to threads in at most this many groups; a group shares its memory.
 NR_GROUPS = 64
 
 
-def _split_nodes(E: Embeddings, nr_columns: int, rate: float, settings: Settings, jobs) -> list[np.ndarray]:
-    """The halves, each ascending, of every node of the jobs (node, its label ids), one after the other."""
-    memory, halves = new_memory(E, nr_columns), []
-    for node, rows in jobs:
-        split = split_large_node if len(rows) > LARGE_NODE else split_node
-        side = split(E, rows, rate, node, settings, memory)
-        halves += [rows[side == 0], rows[side == 1]]
-    return halves
+def _split_layer(E: Embeddings, nr_columns: int, rate: float, settings: Settings, jobs, progress, desc: str):
+    """The halves, each ascending, of all nodes of a layer, jobs (node, its label ids), one after the other.
 
+    Large nodes are split one after the other, with threads inside, small ones side by side. Second result: whether
+    parts paid for any of them.
+    """
+    # the last node is never smaller than another
+    is_large = len(jobs[-1][1]) > (min(LARGE_ROOT, LARGE_NODE) if len(jobs) == 1 else LARGE_NODE)
+    split = split_large_node if is_large else split_node
 
-def _split_layer(split, jobs, progress, desc: str) -> list[np.ndarray]:
-    """All halves of a layer: large nodes one after the other (threads inside), small ones side by side."""
-    large = len(jobs[-1][1]) > LARGE_NODE  # the last node is never smaller than another
-    nr_groups = len(jobs) if large else min(len(jobs), NR_GROUPS)
-    bounds = [i * len(jobs) // nr_groups for i in range(nr_groups + 1)]
-    groups = [jobs[a:b] for a, b in pairwise(bounds)]
+    def split_group(group) -> list[tuple[np.ndarray, np.ndarray, bool]]:
+        memory, found = new_memory(E, nr_columns), []
+        for node, rows in group:
+            side, used_parts = split(E, rows, rate, node, settings, memory)
+            found.append((rows[side == 0], rows[side == 1], used_parts))
+        return found
+
+    nr_groups = len(jobs) if is_large else min(len(jobs), NR_GROUPS)
+    groups = [jobs[i * len(jobs) // nr_groups : (i + 1) * len(jobs) // nr_groups] for i in range(nr_groups)]
     sizes = [sum(len(rows) for _, rows in group) for group in groups]
-    results = map(split, groups) if large else thread_map(split, groups)
-    return [half for halves in tracked(results, sizes, progress, desc) for half in halves]
+    results = map(split_group, groups) if is_large else thread_map(split_group, groups)
+    nodes = [node for found in tracked(results, sizes, progress, desc) for node in found]
+    return [half for *halves, _ in nodes for half in halves], any(used_parts for *_, used_parts in nodes)
 
 
 def _sample_rates(depth: int, max_rate: float, min_rate: float, warmup_ratio: float) -> list[float]:
@@ -95,8 +97,10 @@ def hierarchical_kmeans(
     groups = [np.arange(nr_labels)]
     for layer in range(depth):
         jobs = [(2**layer + i, group) for i, group in enumerate(groups)]
-        split = partial(_split_nodes, E, nr_columns, rates[layer] if do_sample else 1.0, settings)
-        groups = _split_layer(split, jobs, progress, f"clustering, layer {layer + 1} of {depth}")
+        rate, desc = rates[layer] if do_sample else 1.0, f"clustering, layer {layer + 1} of {depth}"
+        groups, used_parts = _split_layer(E, nr_columns, rate, settings, jobs, progress, desc)
+        if not used_parts:  # smaller nodes share fewer instances: it need not be tried again
+            E = without_parts(E)
     indptr = np.concatenate([[0], np.cumsum([len(group) for group in groups])])
     ones = np.ones(nr_labels, np.float32)
     C_leaf = sp.csc_matrix((ones, np.concatenate(groups), indptr), shape=(nr_labels, len(groups)))

@@ -187,7 +187,7 @@ def pifa_product(Y, X, normalized_Y: bool = True) -> Product:
         scale_rows(dense, factor, in_place=True)
     A = scale_rows(Yt, factor)
     is_finite = np.isfinite(A.data).all()  # float32 holds the inverse of no length below 1e-38
-    return Product(_as_kind(Features(sparse, dense), X), A if is_finite else None, X)
+    return Product(Features(sparse, dense), A if is_finite else None, parts)
 
 
 def pifa(Y, X, normalized_Y: bool = True):
@@ -202,7 +202,7 @@ def pifa(Y, X, normalized_Y: bool = True):
         Z [L, d] of X's own type, float32; with two parts the norm is that of the whole row. A label without positives
         has a zero row.
     """
-    return pifa_product(Y, X, normalized_Y).Z
+    return _as_kind(pifa_product(Y, X, normalized_Y).Z, X)
 
 
 def pii(Y) -> sp.csr_matrix:

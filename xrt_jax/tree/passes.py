@@ -5,33 +5,36 @@ instances: a pass over those instances' features, each read once, is then a frac
 Every pass can go either way, chosen for each node by what it reads.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 from numba import njit
 
-from xrt_jax.sparse import as_features, feature_arrays
+from xrt_jax.sparse import Features, as_features, feature_arrays, thread_map
 
 # A pass through the parts pays where it costs this many times less.
 GAIN = 1.25
 # What going to a row costs, in sparse entries; and how many dense entries, read as vectors, cost as much as one.
 ROW_AS_ENTRIES = 32
 DENSE_AS_ENTRY = 8
+# Rows are handed to threads in so many blocks where each row has a result of its own.
+NR_BLOCKS = 16
 
 
 class Product(NamedTuple):
     """Label embeddings Z = A X and the factors.
 
     Attributes:
-        Z: csr, ndarray or Features [L, d].
+        Z: Features [L, d].
         A: csr [L, n], or None: the factors are not used then.
-        X: csr, ndarray or Features [n, d], with as many sparse columns as Z.
+        X: Features [n, d], with as many sparse columns as Z.
     """
 
-    Z: object
+    Z: Features
     A: sp.csr_matrix
-    X: object
+    X: Features
 
 
 class Rows(NamedTuple):
@@ -83,18 +86,34 @@ class Memory(NamedTuple):
     parts: np.ndarray
 
 
-def _rows_of(X) -> Rows:
+def _rows_of(X: Features) -> Rows:
     """The arrays of features X."""
-    arrays = feature_arrays(as_features(X))
+    arrays = feature_arrays(X)
     return Rows(arrays.indptr[:-1].copy(), arrays.indptr[1:].copy(), arrays.indices, arrays.data, arrays.dense)
 
 
+def _norms(Z: Rows) -> np.ndarray:
+    """Length of every row: float64 [n]."""
+    norms = np.empty(len(Z.start))
+    bounds = np.linspace(0, len(norms), NR_BLOCKS + 1).astype(np.int64)
+    list(thread_map(lambda block: _fill_norms(Z, *block, norms), list(pairwise(bounds.tolist()))))
+    return norms
+
+
+NO_ROWS = _rows_of(Features(sp.csr_matrix((0, 0), dtype=np.float32), None))
+
+
 def embeddings_of(Z) -> Embeddings:
-    """Z: what as_features takes, or a Product of it."""
-    nothing = sp.csr_matrix((0, 0), dtype=np.float32)
-    Z, A, X = Z if isinstance(Z, Product) else (Z, None, None)
-    whole, shares, parts = (_rows_of(M) for M in (Z, *((nothing, nothing) if A is None else (A, X))))
+    """Z: what as_features takes, or a Product, which is not checked."""
+    Z, A, X = Z if isinstance(Z, Product) else (as_features(Z), None, None)
+    whole = _rows_of(Z)
+    shares, parts = (NO_ROWS, NO_ROWS) if A is None else (_rows_of(Features(A, None)), _rows_of(X))
     return Embeddings(whole, _norms(whole), shares, parts)
+
+
+def without_parts(E: Embeddings) -> Embeddings:
+    """E, of which every pass will read the rows themselves."""
+    return E._replace(shares=NO_ROWS, parts=NO_ROWS)
 
 
 def new_memory(E: Embeddings, nr_columns: int) -> Memory:
@@ -108,17 +127,15 @@ def new_memory(E: Embeddings, nr_columns: int) -> Memory:
 
 
 @njit(cache=True, nogil=True)
-def _norms(Z):
-    """Length of every row: float64 [n]."""
-    norms = np.empty(len(Z.start))
-    for i in range(len(norms)):
+def _fill_norms(Z, first, last, norms):
+    """Lengths of the rows first:last."""
+    for i in range(first, last):
         square = 0.0
         for value in Z.values[Z.start[i] : Z.stop[i]]:
             square += np.float64(value) * value
         for value in Z.dense[i]:
             square += np.float64(value) * value
         norms[i] = np.sqrt(square)
-    return norms
 
 
 @njit(cache=True, nogil=True)
@@ -352,10 +369,11 @@ def clear(Z, rows, sums):
     nnz = 0
     for row in rows:
         nnz += Z.stop[row] - Z.start[row]
-    if nnz > sums.shape[1]:
+    if 4 * nnz > sums.shape[1]:
         sums[:] = 0
         return
     for row in rows:
         for k in range(Z.start[row], Z.stop[row]):
-            sums[:, Z.indices[k]] = 0
+            for half in range(len(sums)):
+                sums[half, Z.indices[k]] = 0
     sums[:, sums.shape[1] - Z.dense.shape[1] :] = 0

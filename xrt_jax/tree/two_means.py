@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from xrt_jax.sparse import lowest, thread_map
+from xrt_jax.sparse import kth_lowest, lowest, thread_map
 from xrt_jax.tree.passes import (
+    NR_BLOCKS,
     Embeddings,
     Memory,
     Rows,
@@ -30,8 +31,6 @@ from xrt_jax.tree.passes import (
     shift_rows,
 )
 
-# Passes over a large node's rows run in this many fixed blocks, each by one thread.
-NR_BLOCKS = 16
 # Moving rows in and out leaves rounding errors in a sum that should be zero; its square is below this share of both.
 ROUNDING = 1e-12
 
@@ -112,17 +111,6 @@ def _weighted(dots, left, right):
 
 
 @njit(cache=True, nogil=True)
-def _kth_bound(scores, k):
-    """The k-th lowest score (from 1): the greatest that is in the mask of the k lowest."""
-    mask = lowest(scores, k)
-    greatest = np.float32(-np.inf)
-    for i in range(len(scores)):
-        if mask[i] and scores[i] > greatest:
-            greatest = scores[i]
-    return greatest
-
-
-@njit(cache=True, nogil=True)
 def _bounded_scores(dots, totals, reach, left, right):
     """Sides that are certain while <right sum, row> is only known to be in dots[i] ± reach[i].
 
@@ -136,7 +124,8 @@ def _bounded_scores(dots, totals, reach, left, right):
     for i in range(len(dots)):
         score = (right + left) * dots[i] - left * totals[i]
         low[i], high[i] = score - (right + left) * reach[i], score + (right + left) * reach[i]
-    least, most = _kth_bound(low, len(dots) // 2), _kth_bound(high, len(dots) // 2)
+    middle = len(dots) // 2 - 1
+    least, most = kth_lowest(low.copy(), middle), kth_lowest(high.copy(), middle)
     scores, undecided = np.empty(len(dots), np.float32), np.zeros(len(dots), np.uint8)
     for i in range(len(dots)):
         if high[i] < least:
@@ -216,14 +205,19 @@ def _two_means(E, parts, rows, node, settings, memory):
 
 @njit(cache=True, nogil=True)
 def split_node(E, rows, rate, node, settings, memory):
-    """side [n] of one node's rows, by 2-means of a share `rate` of them; the memory comes and goes zeroed."""
+    """side [n] of one node's rows, by 2-means of a share `rate` of them, and whether its passes went through parts.
+
+    The memory comes and goes zeroed.
+    """
     sample = _sample(rows, rate, settings.seed, node)
-    side, weights = _two_means(E, parts_if_they_pay(E, sample, memory), sample, node, settings, memory)
+    parts = parts_if_they_pay(E, sample, memory)
+    used = len(parts) > 0
+    side, weights = _two_means(E, parts, sample, node, settings, memory)
     if len(sample) < len(rows):
         parts = parts_if_they_pay(E, rows, memory)
         side = _halve(_weighted(both_dots(E, parts, rows, memory.sums, memory), *weights))
     clear(E.whole, sample, memory.sums)
-    return side
+    return side, used
 
 
 # ---------------------------------------------------------------------------- a large node, many threads
@@ -308,11 +302,12 @@ def _two_means_in_blocks(
 
 def split_large_node(
     E: Embeddings, rows: np.ndarray, rate: float, node: int, settings: Settings, memory: Memory
-) -> np.ndarray:
+) -> tuple[np.ndarray, bool]:
     """As split_node; of the memory, the parts are used."""
     sample = _sample(rows, rate, settings.seed, node)
     parts = parts_if_they_pay(E, sample, memory)
+    used = len(parts) > 0
     side, weights, sums = _two_means_in_blocks(E, parts, sample, node, settings, memory.sums.shape[1])
     if len(sample) == len(rows):
-        return side
-    return _halve(_weighted(_dots_all(E, parts_if_they_pay(E, rows, memory), rows, sums), *weights))
+        return side, used
+    return _halve(_weighted(_dots_all(E, parts_if_they_pay(E, rows, memory), rows, sums), *weights)), used
