@@ -23,7 +23,15 @@ def get_config() -> ConfigDict:
     )
 
     config.data.normalize = False  # bring rows of features that came with the data to unit length; TF-IDF's have it
-    config.data.label_features = ""  # file of label features [labels, columns], .npz or .npy, for the trees' embedding
+    config.data.label_features = ""  # .npz or .npy [labels, columns], for the trees' embedding
+    # Of the linear rankers; paths of these four count from data.dir. PECOS's --code-path, --rel-path and --usn-*-path.
+    config.data.clusters = (
+        ""  # label tree in place of refined_tree: a folder C0.npz …, or .npz of leaves [labels, leaves]
+    )
+    config.data.relevance = ""  # .npz [training texts, labels]: cost of each label of a text, with ranker.rel_mode
+    config.data.matches = (
+        ""  # .npz [training texts, labels or leaf clusters]: more negatives, for negative_sampling usn
+    )
 
     config.docstrings = ConfigDict()  # the embedded corpus: docstrings of installed Python code -> what the code calls
     config.docstrings.sources = ()  # source trees to read; empty: the standard library and this project's dependencies

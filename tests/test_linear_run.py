@@ -1,6 +1,7 @@
 """XR-Linear alone, as a user runs it: python -m xrt_jax.main --config=configs/xlinear.py."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -8,10 +9,15 @@ import numpy as np
 import pytest
 from commands import ROOT, environment, run
 from scipy.sparse import csr_matrix, diags
+from scipy.sparse import random as sparse_random
 from toy import toy_split
 
 from xrt_jax.data.folders import Dataset, Split, save_dataset
 from xrt_jax.data.tfidf import fit_tfidf, transform
+from xrt_jax.sparse import save_npz
+from xrt_jax.tree.chain import complete_chain, load_chain, matching_chain
+from xrt_jax.xlinear.folder import load_ranker
+from xrt_jax.xlinear.train import train_ranker
 
 
 def arguments(data, workdir, *more):
@@ -101,6 +107,56 @@ def test_normalized_features_and_other_trees(finished, tmp_path):
     assert result.returncode == 2 and "needs data.label_features with 24 rows" in result.stderr
 
 
+def same_weights(a, b) -> bool:
+    return all((x.W != y.W).nnz == 0 and (x.C != y.C).nnz == 0 for x, y in zip(a, b, strict=True))
+
+
+def test_given_tree_costs_and_negatives(finished, data, tmp_path):
+    """The command trains on what data.clusters, data.relevance and data.matches name, as Python does."""
+    trn = toy_split(300, 0)
+    folder = shutil.copytree(data, tmp_path / "data")
+    chain = load_chain(finished[0] / "xr_linear/tree")
+    leaves = chain[-1][np.random.default_rng(0).permutation(24)]  # another tree than the run's own
+    R = csr_matrix(trn.Y.multiply(np.random.default_rng(1).random(trn.Y.shape)), dtype=np.float32)
+    M = sparse_random(300, leaves.shape[1], 0.3, format="csr", dtype=np.float32, random_state=2)
+    for name, A in (("C.npz", leaves), ("R.npz", R), ("M.npz", M)):
+        save_npz(folder / name, A)
+    fields = {"data.clusters": "C.npz", "data.relevance": "R.npz", "data.matches": "M.npz"}
+    fields |= {"ranker.rel_mode": "induce", "ranker.rel_norm": "l1", "ranker.negative_sampling": "tfn,usn+tfn"}
+    changes = [f"--config.{key}={value}" for key, value in fields.items()]
+    result = run("xrt_jax.main", *arguments(folder, tmp_path / "w", *changes))
+    assert result.returncode == 0, result.stderr
+    settings = {"rel_mode": "induce", "rel_norm": "l1", "negative_sampling": ("tfn", "usn+tfn")}
+    chain = complete_chain(leaves, nr_splits=4, min_codes=None)
+    X, matching = fit_tfidf(trn.texts)[1], matching_chain({1: M}, chain)
+    expected = train_ranker(X, trn.Y, chain, R=R, matching=matching, **settings)
+    assert same_weights(load_ranker(tmp_path / "w/model/ranker"), expected)
+    assert not same_weights(expected, train_ranker(X, trn.Y, chain, R=R))
+    assert not (tmp_path / "w/xr_linear/tree").exists()
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"data.matches": "Y.trn.npz"}, "put usn into ranker.negative_sampling"),
+        ({"data.relevance": "Y.trn.npz"}, "set ranker.rel_mode to induce or ranker-only"),
+        ({"data.relevance": "Y.tst.npz", "ranker.rel_mode": "induce"}, "80 rows, but 300 training documents"),
+        ({"data.relevance": "other.npz", "ranker.rel_mode": "induce"}, "label that the document does not have"),
+        ({"data.relevance": "narrow.npz", "ranker.rel_mode": "induce"}, "must have the shape of Y, (300, 24)"),
+        ({"data.matches": "narrow.npz", "ranker.negative_sampling": "usn"}, "for each of 24 labels or of 4 leaf"),
+        ({"data.clusters": "narrow.npz"}, "is a tree of 300 labels, Y has 24"),
+        ({"data.clusters": "none"}, "no cluster chain here"),
+    ],
+)
+def test_what_is_given_must_fit(data, tmp_path, changes, expected):
+    folder = shutil.copytree(data, tmp_path / "data")
+    save_npz(folder / "narrow.npz", csr_matrix(np.ones((300, 3), np.float32)))
+    save_npz(folder / "other.npz", csr_matrix(np.ones((300, 24), np.float32)))
+    flags = [f"--config.{key}={value}" for key, value in changes.items()]
+    result = run("xrt_jax.main", *arguments(folder, tmp_path / "w", *flags))
+    assert result.returncode == 2 and expected in result.stderr and "Traceback" not in result.stderr
+
+
 def test_jax_is_never_imported(data, tmp_path):
     code = (
         "import sys; from xrt_jax.main import run; status = run(sys.argv);"
@@ -116,7 +172,7 @@ def test_jax_is_never_imported(data, tmp_path):
         ("--config.method=xr_quadratic", "choose one of xr_transformer, xr_linear"),
         ("--config.ranker.rel_norm=l7", "ranker.rel_norm is 'l7'"),
         ("--config.ranker.solver=SVM", "ranker.solver is 'SVM'"),
-        ("--config.ranker.negative_sampling=usn", "needs the argument `matching`"),
+        ("--config.ranker.negative_sampling=usn", "needs data.matches"),
         ("--config.refined_tree.embedding=pfia", "refined_tree.embedding is 'pfia'"),
         ("--config.data.label_features=Z.npy", "there is no file"),
         ("--config.matcher.loss=hinge", "unknown config field 'matcher.loss'"),

@@ -71,6 +71,18 @@ def test_a_ranker_without_weights(tmp_path):
     assert (predict(ranker, queries()) != P).nnz == 0 and P.nnz
 
 
+@pytest.mark.parametrize("name", ["slot", "start", "entry", "intercept"])
+def test_a_flipped_bit_is_found_on_demand(folder, name):
+    load_mapped(folder, verify=True)
+    path = folder / f"1.{name}.npy"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 16
+    path.write_bytes(content)
+    load_mapped(folder)
+    with pytest.raises(ValueError, match=rf"1\.{name}\.npy: is not what was saved"):
+        load_mapped(folder, verify=True)
+
+
 def test_what_is_missing_cut_short_or_foreign_is_named(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"ranker\.json"):
         load_mapped(tmp_path)

@@ -8,6 +8,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 
 @contextlib.contextmanager
 def replace_file(path: str | Path) -> Iterator[Path]:
@@ -75,3 +77,14 @@ def forget_stale_code(package: str | Path) -> None:
             path.unlink(missing_ok=True)
         with replace_file(stamp) as tmp:
             tmp.write_text(state)
+
+
+def fingerprint(*parts) -> int:
+    """A checksum of arrays and settings: equal for equal ones, on every machine."""
+    checksum = 0
+    for part in parts:
+        data = (
+            np.ascontiguousarray(part).view(np.uint8).ravel() if isinstance(part, np.ndarray) else repr(part).encode()
+        )
+        checksum = zlib.crc32(data, checksum)
+    return checksum

@@ -11,18 +11,18 @@ from tqdm import tqdm
 
 from xrt_jax.config import differences, to_json
 from xrt_jax.data.docstrings import build_docstring_dataset
-from xrt_jax.data.folders import Dataset, load_dataset, load_features
+from xrt_jax.data.folders import Dataset, Split, load_dataset, load_features
 from xrt_jax.data.tfidf import fit_tfidf, load_tfidf, save_tfidf, transform
 from xrt_jax.disk import clear_unfinished, read_json, write_json
 from xrt_jax.report import format_bytes, peak_memory, progress
 from xrt_jax.sparse import as_features, load_npz, nr_rows, save_npz
-from xrt_jax.tree.chain import load_chain, save_chain
+from xrt_jax.tree.chain import load_chain, matching_chain, save_chain, tree_sizes
 from xrt_jax.tree.kmeans import hierarchical_kmeans
 from xrt_jax.tree.label_embedding import METHODS, label_embedding, pifa_product
 from xrt_jax.xlinear.compiled import load_kernels
 from xrt_jax.xlinear.estimate import Estimate
 from xrt_jax.xlinear.folder import load_ranker
-from xrt_jax.xlinear.train import train_to_folder
+from xrt_jax.xlinear.train import check_settings, train_to_folder
 
 
 def open_workdir(config: ConfigDict, workdir: Path) -> Path:
@@ -55,6 +55,8 @@ def load_data(config: ConfigDict, workdir: Path) -> Dataset:
         tst_rows=config.data.tst_rows or None,
         dev_size=config.data.dev_size,
         normalize=config.data.normalize,
+        relevance=config.data.relevance or None,
+        matches=config.data.matches or None,
     )
     if dataset.tst is None:
         raise ValueError(f"{folder} has no test split: add Y.tst.npz and X.tst.txt (or .npz, .npy)")
@@ -88,6 +90,43 @@ def require_texts(dataset: Dataset, folder: str) -> None:
     """ValueError if the data set has features only."""
     if dataset.trn.texts is None:
         raise ValueError(f"{folder} has no X.trn.txt (or .gz, .xz): XR-Transformer needs the texts")
+
+
+def load_clusters(config: ConfigDict, nr_labels: int):
+    """The cluster chain of data.clusters, a path that counts from data.dir; or None."""
+    if not config.data.clusters:
+        return None
+    path, tree = Path(config.data.dir) / config.data.clusters, config.refined_tree
+    chain = load_chain(path, nr_splits=tree.nr_splits, min_codes=tree.min_codes)
+    if chain[-1].shape[0] != nr_labels:
+        raise ValueError(f"data.clusters: {path} is a tree of {chain[-1].shape[0]} labels, Y has {nr_labels}")
+    return chain
+
+
+def match_height(matches: csr_matrix, levels: list[int]) -> int:
+    """How far above the labels the columns of data.matches are: 0 for labels, 1 for leaf clusters; or ValueError."""
+    nr_leaves = levels[-2] if len(levels) > 1 else 1
+    if matches.shape[1] not in (levels[-1], nr_leaves):
+        raise ValueError(
+            f"data.matches has {matches.shape[1]} columns: it needs one for each of {levels[-1]} labels or of "
+            f"{nr_leaves} leaf clusters"
+        )
+    return 0 if matches.shape[1] == levels[-1] else 1
+
+
+def ranker_levels(config: ConfigDict, trn: Split) -> list[int]:
+    """Sizes of the levels of the ranker's tree; ValueError for settings that do not fit it or have no effect."""
+    nr_labels = trn.Y.shape[1]
+    chain = load_clusters(config, nr_labels)
+    levels = [C.shape[0] for C in chain] if chain else tree_sizes(nr_labels, **tree_settings(config.refined_tree))
+    check_settings(len(levels), matching=trn.matches, **config.ranker)
+    if trn.matches is not None:
+        match_height(trn.matches, levels)
+        if not any("usn" in scheme for scheme in config.ranker.negative_sampling):
+            raise ValueError("data.matches has no effect: put usn into ranker.negative_sampling, such as usn+tfn")
+    if trn.relevance is not None and config.ranker.rel_mode == "disable":
+        raise ValueError("data.relevance has no effect: set ranker.rel_mode to induce or ranker-only")
+    return levels
 
 
 def tree_settings(tree: ConfigDict) -> dict:
@@ -127,13 +166,20 @@ def build_tree(config: ConfigDict, name: str, folder: Path, X, Y: csr_matrix):
     return load_chain(folder)
 
 
-def rank(config: ConfigDict, folder: Path, X, Y: csr_matrix):
-    """Refined tree and linear ranker on features X: XR-Linear, and the last step of XR-Transformer."""
+def rank(config: ConfigDict, folder: Path, X, trn: Split):
+    """Refined or given tree and linear ranker on features X: XR-Linear, and the last step of XR-Transformer."""
     if not (folder / "ranker").is_dir():
         X = as_features(X)
         load_kernels(X, progress)
-        chain = build_tree(config, "refined_tree", folder / "tree", X, Y)
-        train_to_folder(folder / "ranker", X, Y, chain, **config.ranker, progress=progress, tell=tell_estimate)
+        chain = load_clusters(config, trn.Y.shape[1])
+        chain = chain or build_tree(config, "refined_tree", folder / "tree", X, trn.Y)
+        given = {"R": trn.relevance}
+        if trn.matches is not None:
+            height = match_height(trn.matches, [C.shape[0] for C in chain])
+            given["matching"] = matching_chain({height: trn.matches}, chain)
+        train_to_folder(
+            folder / "ranker", X, trn.Y, chain, **given, **config.ranker, progress=progress, tell=tell_estimate
+        )
     return load_ranker(folder / "ranker")
 
 

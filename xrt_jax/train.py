@@ -37,12 +37,12 @@ from xrt_jax.stages import (
     open_workdir,
     percent,
     rank,
+    ranker_levels,
     require_texts,
     tree_settings,
 )
 from xrt_jax.tree.chain import aggregate_labels, tree_sizes
 from xrt_jax.xlinear.predict import predict
-from xrt_jax.xlinear.train import check_settings
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
@@ -57,6 +57,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
         require_texts(dataset, config.data.dir)
     trn, dev, tst = dataset.trn, dataset.dev, dataset.tst
     levels, level_settings = plan_levels(config, dataset.trn.Y.shape[1], mesh)
+    ranker_levels(config, trn)
     padding = Padding(config.encoder.truncate_length, config.encoder.nr_buckets, config.encoder.tokens_a_batch)
     # An encoder that cannot be loaded is found out now, not after the linear stages.
     module, encoder = load_start(config, config.encoder.name) if config.encoder.name else new_encoder(config)
@@ -71,7 +72,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     predictions = {}
     if config.xr_linear:
         with report.stage("xr_linear"):
-            linear = rank(config, workdir / "xr_linear", X_trn, trn.Y)
+            linear = rank(config, workdir / "xr_linear", X_trn, trn)
             predictions["xr_linear"] = predict(linear, X_tst, progress=progress)
 
     # ------------------------- step 1: label features and preliminary tree
@@ -189,7 +190,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     with report.stage("embed_test"):
         emb_tst = embed_once(workdir / "embeddings.tst.npy", module, encoder, tokens["tst"], mesh=mesh, padding=padding)
     with report.stage("ranker"):
-        ranker = rank(config, workdir / "xr_transformer", join_features(X_trn, emb_trn), trn.Y)
+        ranker = rank(config, workdir / "xr_transformer", join_features(X_trn, emb_trn), trn)
         predictions["xr_transformer"] = predict(ranker, join_features(X_tst, emb_tst), progress=progress)
 
     # --------------------------------------------------- metrics and model
@@ -230,7 +231,6 @@ def plan_levels(config: ConfigDict, nr_labels: int, mesh) -> tuple[list[int], li
     check_bootstrap("first_bootstrap", config.matcher.first_bootstrap)
     if config.matcher.first_bootstrap == "inherit":
         raise ValueError("matcher.first_bootstrap is 'inherit', but no level is above the first: choose linear or none")
-    check_settings(len(tree_sizes(nr_labels, **tree_settings(config.refined_tree))), **config.ranker)
     return sizes, settings
 
 

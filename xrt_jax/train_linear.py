@@ -12,10 +12,8 @@ from xrt_jax.header import model_card, print_linear_header
 from xrt_jax.metrics import format_table, precision_recall
 from xrt_jax.model import save_model
 from xrt_jax.report import Report, progress
-from xrt_jax.stages import load_data, make_features, open_workdir, percent, rank, tree_settings
-from xrt_jax.tree.chain import tree_sizes
+from xrt_jax.stages import load_data, make_features, open_workdir, percent, rank, ranker_levels
 from xrt_jax.xlinear.predict import predict
-from xrt_jax.xlinear.train import check_settings
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
@@ -26,9 +24,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     # ------------------------------------------------------------------ data
     with report.stage("data"):
         dataset = load_data(config, workdir)
-    levels = tree_sizes(dataset.trn.Y.shape[1], **tree_settings(config.refined_tree))
-    check_settings(len(levels), **config.ranker)
-    print_linear_header(dataset, levels)
+    print_linear_header(dataset, ranker_levels(config, dataset.trn))
 
     # ---------------------------------------------------------------- TF-IDF
     with report.stage("tfidf"):
@@ -36,7 +32,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
 
     # -------------------------------- label features, tree, linear rankers
     with report.stage("xr_linear"):
-        ranker = rank(config, workdir / "xr_linear", X_trn, dataset.trn.Y)
+        ranker = rank(config, workdir / "xr_linear", X_trn, dataset.trn)
 
     # ------------------------------------------------ metrics and model
     with report.stage("predict"):

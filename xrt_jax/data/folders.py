@@ -26,7 +26,16 @@ import scipy.sparse as sp
 
 from xrt_jax.data.svmlight import parse_header, parse_svmlight
 from xrt_jax.disk import replace_file
-from xrt_jax.sparse import canonical, dense_float32, load_npz, normalize_rows, read_array, row_norms
+from xrt_jax.sparse import (
+    canonical,
+    dense_float32,
+    find_entries,
+    load_npz,
+    normalize_rows,
+    read_array,
+    row_ids,
+    row_norms,
+)
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +55,8 @@ class Split(NamedTuple):
     texts: list[str] | None
     Y: sp.csr_matrix  # [n, L] float32, sorted indices, every stored value > 0
     X: sp.csr_matrix | np.ndarray | None  # [n, d] float32
+    relevance: sp.csr_matrix | None = None  # [n, L] float32, cost of labels in training
+    matches: sp.csr_matrix | None = None  # [n, L or clusters], what a document is trained on besides its own labels
 
 
 class Dataset(NamedTuple):
@@ -198,9 +209,28 @@ def _load_split(Y_path: Path, text_path: Path | None, feature_path: Path | None)
     return Split(texts, Y, X)
 
 
+def _load_beside(path: Path, Y: sp.csr_matrix) -> sp.csr_matrix:
+    """A matrix with a row for each of Y."""
+    A = canonical(load_npz(path), "csr", path)
+    if A.shape[0] != Y.shape[0]:
+        raise ValueError(f"{path}: {A.shape[0]} rows, but {Y.shape[0]} training documents; it needs one row a document")
+    return A
+
+
+def _load_relevance(path: Path, Y: sp.csr_matrix) -> sp.csr_matrix:
+    R = _load_beside(path, Y)
+    if R.shape != Y.shape or (R.nnz and R.data.min() < 0):
+        raise ValueError(f"{path}: relevances must have the shape of Y, {Y.shape}, and no negative value")
+    outside = np.flatnonzero(find_entries(Y, row_ids(R), R.indices) < 0)
+    if len(outside):
+        row = row_ids(R)[outside[0]]
+        raise ValueError(f"{path}: row {row} has a relevance for a label that the document does not have; drop it")
+    return R
+
+
 def _take(split: Split, rows: np.ndarray) -> Split:
     texts = None if split.texts is None else [split.texts[row] for row in rows]
-    return Split(texts, split.Y[rows], None if split.X is None else split.X[rows])
+    return Split(texts, *(None if part is None else part[rows] for part in split[1:]))
 
 
 def _read_rows(path: Path, nr_rows: int) -> np.ndarray:
@@ -264,6 +294,8 @@ def load_dataset(
     tst_rows: str | None = None,
     dev_size: int | None = None,
     normalize: bool = False,
+    relevance: str | None = None,
+    matches: str | None = None,
     seed: int = 0,
 ) -> Dataset:
     """Loads and checks a data-set folder; the module's docstring shows the layout.
@@ -275,6 +307,9 @@ def load_dataset(
         dev_size: None takes the dev files if they are there. 0 means no dev split. Otherwise at most so many first rows
             of the dev files, or, where there are none, exactly so many rows held out of trn at random.
         normalize: bring the rows of features to unit length.
+        relevance: .npz file of costs of the training documents' labels, inside the pattern of Y. Paths count from the
+            folder; rows are those of the training split before trn_rows and dev_size.
+        matches: .npz file of labels or clusters that each training document is trained on besides its own.
         seed: seed of the held-out rows.
 
     Raises:
@@ -292,6 +327,10 @@ def load_dataset(
         paths["dev"] = None
 
     splits = {name: _load_split(*found) for name, found in paths.items() if found}
+    if relevance:
+        splits["trn"] = splits["trn"]._replace(relevance=_load_relevance(folder / relevance, splits["trn"].Y))
+    if matches:
+        splits["trn"] = splits["trn"]._replace(matches=_load_beside(folder / matches, splits["trn"].Y))
     trn = splits["trn"]
     for name, split in splits.items():
         _check_same_width(folder, trn, name, split)

@@ -1,23 +1,23 @@
 """A ranker laid out for the beam search on disk: opened by mapping the files into memory, in milliseconds.
 
-ranker.json          format, version and, for each level, its sizes, settings and the type and length of every array
+ranker.json          format, version and, for each level, its sizes, settings and the shape and checksum of every array
 {t}.{array}.npy      the arrays of level t (xlinear/chunks.py)
 
-Nothing is read before a query needs it, and processes that map the same folder share the memory. Read permission is
-enough. The files are the same on every little-endian machine.
+Nothing but the spans is read before a query needs it, and processes that map the same folder share the memory. Read
+permission is enough. The files are the same on every little-endian machine.
 """
 
 from pathlib import Path
 
 import numpy as np
 
-from xrt_jax.disk import read_json, replace_folder, write_json
+from xrt_jax.disk import fingerprint, read_json, replace_folder, write_json
 from xrt_jax.xlinear.chunks import CHILD, DTYPES, ENTRY, LINE, SLOT, START, Chunks
 from xrt_jax.xlinear.lanes import LANES
 from xrt_jax.xlinear.postprocess import parse
 from xrt_jax.xlinear.predict import PreparedLevel, prepare
 
-FORMAT, VERSION = "xrt_jax mapped ranker", 1
+FORMAT, VERSION = "xrt_jax mapped ranker", 2
 SETTINGS = ("nr_features", "nr_labels", "only_topk", "post_processor")
 
 
@@ -29,9 +29,9 @@ def save_mapped(folder, ranker, nr_dense: int = 0) -> None:
     levels = prepare(ranker, nr_dense)
     described = []
     for level in levels:
-        shapes = [array.shape for array in level.chunks]
+        arrays = {"shapes": [array.shape for array in level.chunks], "checksums": [*map(fingerprint, level.chunks)]}
         settings = {key: getattr(level, key) for key in SETTINGS}
-        described.append({**settings, "only_topk": int(level.only_topk), "shapes": shapes})
+        described.append({**settings, "only_topk": int(level.only_topk), **arrays})
     with replace_folder(folder) as tmp:
         for t, level in enumerate(levels):
             for name, array in level.chunks._asdict().items():
@@ -69,7 +69,12 @@ def _check_spans(path: Path, chunks: Chunks, nr_labels: int) -> None:
         raise ValueError(f"{path}: its spans do not fit the other arrays; save the mapped ranker again")
 
 
-def _open_level(folder: Path, t: int, described: dict) -> PreparedLevel:
+def _check_content(path: Path, array: np.ndarray, checksum: int) -> None:
+    if fingerprint(array) != checksum:
+        raise ValueError(f"{path}: is not what was saved (another checksum); save the mapped ranker again")
+
+
+def _open_level(folder: Path, t: int, described: dict, verify: bool) -> PreparedLevel:
     names = Chunks._fields
     chunks = Chunks(
         *(
@@ -78,12 +83,18 @@ def _open_level(folder: Path, t: int, described: dict) -> PreparedLevel:
         )
     )
     _check_spans(folder / f"{t}.ptr.npy", chunks, described["nr_labels"])
+    if verify:
+        for name, array, checksum in zip(names, chunks, described["checksums"], strict=True):
+            _check_content(folder / f"{t}.{name}.npy", array, checksum)
     parse(described["post_processor"])
     return PreparedLevel(chunks, **{key: described[key] for key in SETTINGS})
 
 
-def load_mapped(folder) -> list[PreparedLevel]:
+def load_mapped(folder, *, verify: bool = False) -> list[PreparedLevel]:
     """Open a folder of save_mapped; predict takes the result in a ranker's place.
+
+    verify: read everything and compare checksums, as one does after copying a folder. Sizes and spans are always
+        checked; other damage to the arrays, which could make predictions wrong or end the process, is seen only so.
 
     FileNotFoundError or ValueError names the file that is missing, cut short or foreign.
     """
@@ -94,6 +105,6 @@ def load_mapped(folder) -> list[PreparedLevel]:
     if not isinstance(content, dict) or (content.get("format"), content.get("version")) != (FORMAT, VERSION):
         raise ValueError(f"{path}: not a mapped ranker of version {VERSION}; save the mapped ranker again")
     try:
-        return [_open_level(Path(folder), t, level) for t, level in enumerate(content["levels"])]
+        return [_open_level(Path(folder), t, level, verify) for t, level in enumerate(content["levels"])]
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: {error} is missing or wrong; save the mapped ranker again") from error

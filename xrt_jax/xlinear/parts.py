@@ -103,14 +103,3 @@ class OnDisk:
     def close(self) -> None:
         """Close the file."""
         self.file.close()
-
-
-def fingerprint(*parts) -> int:
-    """A checksum of arrays and settings, to tell whether an interrupted training was of the same problem."""
-    checksum = 0
-    for part in parts:
-        data = (
-            np.ascontiguousarray(part).view(np.uint8).ravel() if isinstance(part, np.ndarray) else repr(part).encode()
-        )
-        checksum = zlib.crc32(data, checksum)
-    return checksum

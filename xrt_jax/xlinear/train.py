@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from xrt_jax.disk import read_json, replace_folder, write_json
+from xrt_jax.disk import fingerprint, read_json, replace_folder, write_json
 from xrt_jax.sparse import as_features, canonical, feature_arrays, nr_features, nr_rows, scale_rows
 from xrt_jax.tree.chain import aggregate_labels, check_fits, pattern, per_level
 from xrt_jax.xlinear.estimate import choose_pilots, estimate, solve_timed
 from xrt_jax.xlinear.folder import level_folder, save_level_but_weights, save_top
 from xrt_jax.xlinear.level import Job, Level, Problem, Ranker, Solver, make_jobs, make_problem, solve_all
-from xrt_jax.xlinear.parts import InMemory, OnDisk, fingerprint
-from xrt_jax.xlinear.postprocess import POST_PROCESSORS
+from xrt_jax.xlinear.parts import InMemory, OnDisk
+from xrt_jax.xlinear.postprocess import parse
 from xrt_jax.xlinear.predict import advance, prepare_level, root_beam
 
 # schemes of negative sampling, as PECOS names them -> what they sum up
@@ -73,14 +73,20 @@ def check_settings(
     for key, values in several.items():
         per_level(f"ranker.{key}", values, depth)
     choices = [("negative_sampling", scheme, tuple(MINING)) for scheme in negative_sampling]
-    choices += [("post_processor", name, POST_PROCESSORS) for name in post_processor]
     choices += [("rel_mode", rel_mode, ("disable", "induce", "ranker-only"))]
     choices += [("rel_norm", rel_norm, ("no-norm", "l1", "l2", "max"))]
     for key, value, known in choices:
         if value not in known:
             raise ValueError(f"ranker.{key} is {value!r}: choose one of {', '.join(known)}")
+    for name in post_processor:
+        try:
+            parse(name)
+        except ValueError as error:
+            raise ValueError(f"ranker.{error}") from None
     if matching is None and any("usn" in scheme for scheme in negative_sampling):
-        raise ValueError("ranker.negative_sampling has usn, which needs the argument `matching` of train_ranker")
+        raise ValueError(
+            "ranker.negative_sampling has usn, which needs data.matches (in Python, the argument `matching`)"
+        )
     if any(value != int(value) or value < 1 for value in only_topk):
         raise ValueError(f"ranker.only_topk is {only_topk}: it takes whole numbers from 1 on")
     solver = {
