@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 from xrt_jax.sparse import FeatureArrays, empty_room, enlarged
-from xrt_jax.xlinear.lanes import add_dense, add_sparse, dot_dense, dot_sparse
+from xrt_jax.xlinear.lanes import add_dense, add_dot_dense, add_sparse, dot_dense, dot_sparse
 
 # Rows are copied in blocks of this many entries for each place among the weights, at least.
 ENTRIES_A_PLACE = 4
@@ -179,3 +179,15 @@ def move(group, i, constant, step, W):
     add_sparse(group.start[i], group.stop[i], group.indices, group.values, step, W)
     add_dense(group.dense.shape[1], group.nr_places, group.dense[group.rows[i]], step, W)
     add_dense(1, len(W) - 1, constant, step, W)
+
+
+@njit(cache=True, nogil=True)
+def move_on(group, i, following, constant, step, W, margins):
+    """move along row i, then margins_of the following row."""
+    margins[:] = 0
+    nr_dense = group.dense.shape[1]
+    add_sparse(group.start[i], group.stop[i], group.indices, group.values, step, W)
+    here, there = group.dense[group.rows[i]], group.dense[group.rows[following]]
+    dot_sparse(group.start[following], group.stop[following], group.indices, group.values, W, margins)
+    add_dot_dense(nr_dense, group.nr_places, here, step, there, W, margins)
+    add_dot_dense(1, len(W) - 1, constant, step, constant, W, margins)

@@ -140,6 +140,15 @@ def _loop(builder, start, stop, step: int, body) -> None:
         body(k)
 
 
+def _add_totals(builder, sums, out) -> None:
+    """out += all sums."""
+    totals = [builder.load(total) for total in sums]
+    while len(totals) > 1:
+        totals = [builder.fadd(a, b) for a, b in zip(totals[::2], totals[1::2], strict=True)]
+    address = builder.bitcast(out, _VECTOR.as_pointer())
+    _store(builder, builder.fadd(_load(builder, address), totals[0]), address)
+
+
 def _emit_dot(builder, start, stop, row_of, values, W, out) -> None:
     """out += Σ_k values[k] · W[row_of(k)] for k from start to stop."""
     sums = [cgutils.alloca_once_value(builder, ir.Constant(_VECTOR, [0.0] * LANES)) for _ in range(UNROLL)]
@@ -153,11 +162,7 @@ def _emit_dot(builder, start, stop, row_of, values, W, out) -> None:
     whole = builder.add(start, builder.sub(length, builder.srem(length, _int(UNROLL))))
     _loop(builder, start, whole, UNROLL, lambda k: [add(builder.add(k, _int(u)), sums[u]) for u in range(UNROLL)])
     _loop(builder, whole, stop, 1, lambda k: add(k, sums[0]))
-    totals = [builder.load(total) for total in sums]
-    while len(totals) > 1:
-        totals = [builder.fadd(a, b) for a, b in zip(totals[::2], totals[1::2], strict=True)]
-    address = builder.bitcast(out, _VECTOR.as_pointer())
-    _store(builder, builder.fadd(_load(builder, address), totals[0]), address)
+    _add_totals(builder, sums, out)
 
 
 def _emit_add(builder, start, stop, row_of, values, step, W) -> None:
@@ -170,6 +175,24 @@ def _emit_add(builder, start, stop, row_of, values, step, W) -> None:
         _store(builder, _multiply_add(builder, value, step, _load(builder, address)), address)
 
     _loop(builder, start, stop, 1, add)
+
+
+def _emit_add_dot(builder, length, first, values, step, next_values, W, out) -> None:
+    """W[first + j] += values[j] · step and out += Σ_j next_values[j] · W[first + j]: each line is read once."""
+    step = _load(builder, builder.bitcast(step, _VECTOR.as_pointer()))
+    sums = [cgutils.alloca_once_value(builder, ir.Constant(_VECTOR, [0.0] * LANES)) for _ in range(UNROLL)]
+
+    def visit(j, total):
+        address = _line(builder, W, builder.add(first, j))
+        value, following = (_spread(builder, builder.load(builder.gep(each, [j]))) for each in (values, next_values))
+        line = _multiply_add(builder, value, step, _load(builder, address))
+        _store(builder, line, address)
+        builder.store(_multiply_add(builder, following, line, builder.load(total)), total)
+
+    whole = builder.sub(length, builder.srem(length, _int(UNROLL)))
+    _loop(builder, _int(0), whole, UNROLL, lambda j: [visit(builder.add(j, _int(u)), sums[u]) for u in range(UNROLL)])
+    _loop(builder, whole, length, 1, lambda j: visit(j, sums[0]))
+    _add_totals(builder, sums, out)
 
 
 def _listed(builder, indices):
@@ -261,6 +284,17 @@ def add_dense(typingctx, length, first, values, step, W):
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, values, step, W), codegen
+
+
+@intrinsic
+def add_dot_dense(typingctx, length, first, values, step, next_values, W, out):
+    """add_dense of the values, then dot_dense of the next ones."""
+
+    def codegen(context, builder, signature, args):
+        _emit_add_dot(builder, *operands(context, builder, signature, args))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, values, step, next_values, W, out), codegen
 
 
 @intrinsic

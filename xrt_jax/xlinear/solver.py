@@ -24,7 +24,7 @@ from xrt_jax.xlinear.hinge import (
     STAYS,
     hinge_step,
 )
-from xrt_jax.xlinear.instances import margins_of, move
+from xrt_jax.xlinear.instances import margins_of, move, move_on
 from xrt_jax.xlinear.lanes import LANES, prefetch, prefetch_lines
 from xrt_jax.xlinear.masks import is_set, make_masks, sign_of, visit_all
 from xrt_jax.xlinear.newton import newton
@@ -107,7 +107,7 @@ def _descend_hinge(group, norms, own_squares, masks, cost, Cn, squared, constant
     all labels at once, so that the labels' full passes coincide.
     """
     siblings = np.zeros((SIBLINGS_STATE, LANES), np.float32)
-    margins = siblings[MARGIN]
+    margins, step = siblings[MARGIN], np.empty(LANES, np.float32)
     passes, done = np.zeros(LANES, np.int64), np.zeros(LANES, np.bool_)
     siblings[HIGH], siblings[LOW] = np.inf, -np.inf
     if squared:
@@ -123,20 +123,25 @@ def _descend_hinge(group, norms, own_squares, masks, cost, Cn, squared, constant
         siblings[NEW_HIGH], siblings[NEW_LOW] = -np.inf, np.inf
         random = _shuffle(order, active, random)
         s = 0
+        if active > 0:
+            margins_of(group, order[0], constant, W, margins)
         while s < active:
             i = order[s]
             if far:
                 _prefetch_next(group, order, s, active, duals, W)
-            margins_of(group, i, constant, W, margins)
             costs = cost[i if len(cost) > 1 else 0]
             result = hinge_step(duals[i], masks[i], costs, Cn, siblings, norms[i], own_squares[i], squared)
-            if result & MOVES:
-                move(group, i, constant, margins, W)
             if result & STAYS:
                 s += 1
             else:
                 active -= 1
                 order[s], order[active] = order[active], order[s]
+            following = order[s] if s < active else i
+            if result & MOVES:
+                step[:] = margins
+                move_on(group, i, following, constant, step, W, margins)
+            elif s < active:
+                margins_of(group, following, constant, W, margins)
         _close_pass(siblings, passes, done, eps, max_iter)
         if siblings[LIVE].max() == 0:
             # what has converged without the rows left out is looked at with them
