@@ -273,6 +273,9 @@ def test_induced_relevance_equals_cost():
 def test_settings_per_level():
     assert per_level("Cp", (1,), 3) == (1, 1, 1) and per_level("Cp", [1, 2, 3], 3) == (1, 2, 3)
     X, Y, chain = two_levels()
+    assert [level.post_processor for level in train_ranker(X, Y, chain, post_processor=("l5-hinge",))] == [
+        "l5-hinge"
+    ] * 2
     with pytest.raises(ValueError, match=r"eps has 3 values .* 2 levels"):
         train_ranker(X, Y, chain, eps=(0.1, 0.1, 0.1))
     for key, value in {
@@ -281,7 +284,7 @@ def test_settings_per_level():
         "rel_mode": "all",
         "rel_norm": "l3",
     }.items():
-        with pytest.raises(ValueError, match=rf"ranker\.{key} is"):
+        with pytest.raises(ValueError, match=rf"^ranker\.{key}(=| is)"):
             train_ranker(X, Y, chain, **{"rel_mode": "induce", key: value})
     for key, value in {
         "solver": "SVM",
@@ -297,7 +300,7 @@ def test_settings_per_level():
     }.items():
         with pytest.raises(ValueError, match=rf"^ranker\.{key}(=| is)"):
             train_ranker(X, Y, chain, **{key: value})
-    with pytest.raises(ValueError, match="usn, which needs the argument `matching`"):
+    with pytest.raises(ValueError, match="usn, which needs data.matches"):
         train_ranker(X, Y, chain, negative_sampling=("usn+tfn",))
     with pytest.raises(ValueError, match="C1 has 1 columns, but C0 has 9 rows"):
         train_ranker(X, Y, chain[::-1])
