@@ -300,7 +300,7 @@ def test_settings_per_level():
     }.items():
         with pytest.raises(ValueError, match=rf"^ranker\.{key}(=| is)"):
             train_ranker(X, Y, chain, **{key: value})
-    with pytest.raises(ValueError, match="usn, which needs data.matches"):
+    with pytest.raises(ValueError, match=r"usn, which needs data\.matches"):
         train_ranker(X, Y, chain, negative_sampling=("usn+tfn",))
     with pytest.raises(ValueError, match="C1 has 1 columns, but C0 has 9 rows"):
         train_ranker(X, Y, chain[::-1])
