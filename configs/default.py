@@ -14,6 +14,9 @@ def get_config() -> ConfigDict:
     config.seed = 0
     config.xr_linear = True  # also train XR-Linear on the same features, with the same ranker settings, to compare
 
+    config.do_fine_tune = True  # False: the ranker takes the embeddings of the encoder as it comes
+    config.fix_clustering = False  # True: the ranker takes the preliminary tree, no refined one is built
+
     config.data = ConfigDict()
     config.data.dir = ""  # a folder in PECOS's layout; empty: the embedded corpus, see `docstrings`
     config.data.trn_rows = ""  # file of row numbers, to train on a part of the training split
@@ -44,11 +47,15 @@ def get_config() -> ConfigDict:
     config.tfidf.sublinear_tf = True
 
     config.encoder = ConfigDict()
-    config.encoder.name = ""  # Hugging Face folder or hub name; empty: a small one is pre-trained here, see `scratch`
+    config.encoder.name = (
+        ""  # Hugging Face or PECOS folder, hub name; empty: a small one is trained here, see `scratch`
+    )
     config.encoder.truncate_length = 128  # tokens
     config.encoder.nr_buckets = 4  # padded lengths in use; each costs a compilation
     config.encoder.tokens_a_batch = 16384  # padded tokens a batch where no gradient is needed
-    config.encoder.pooling = "pooler"  # pooler (as PECOS), cls or mean
+    config.encoder.pooling = (
+        "auto"  # auto: as PECOS for its type; or pooler, cls, mean, summary (XLNet), if it has that
+    )
     config.encoder.hidden_dropout = placeholder(float)  # None: what the encoder's own config says
     config.encoder.attention_dropout = placeholder(float)
     config.encoder.dtype = "auto"  # auto: bfloat16 on accelerators, float32 on CPU; parameters are always float32
@@ -70,7 +77,7 @@ def get_config() -> ConfigDict:
     config.matcher = ConfigDict()
     config.matcher.max_match_clusters = 32768  # levels with more nodes are left to the ranker
     config.matcher.negative_sampling = ("tfn",)  # tfn, man or tfn+man
-    config.matcher.loss = ("squared-hinge",)  # hinge, squared-hinge, weighted-hinge, weighted-squared-hinge
+    config.matcher.loss = ("squared-hinge",)  # hinge, squared-hinge, weighted-(squared-)hinge, cross-entropy
     config.matcher.bootstrap = ("linear",)  # head of the levels below the first: linear, weighted-linear, inherit, none
     config.matcher.first_bootstrap = "none"  # head of the first: none (at random, as PECOS), linear, weighted-linear
     config.matcher.batch_size = (32,)  # texts an update over all devices
@@ -78,7 +85,9 @@ def get_config() -> ConfigDict:
     config.matcher.max_steps = (0,)  # above 0: updates, in place of num_epochs
     config.matcher.learning_rate = (1e-4,)
     config.matcher.head_learning_rate = (0.0,)  # above 0: the head's own; short runs want it well above the encoder's
+    config.matcher.lr_schedule = ("linear",)  # linear, cosine, polynomial, constant, constant_with_warmup
     config.matcher.warmup_steps = (0,)
+    config.matcher.gradient_accumulation = (1,)  # batches an update takes the mean gradient of
     config.matcher.adam_epsilon = (1e-8,)
     config.matcher.weight_decay = (0.0,)
     config.matcher.max_grad_norm = (1.0,)
@@ -86,6 +95,7 @@ def get_config() -> ConfigDict:
     config.matcher.post_processor = ("l3-hinge",)  # how a margin becomes a score and meets its parent's: as the paper
     config.matcher.log_steps = 50
     config.matcher.eval_steps = 200  # updates between validations; 0: never
+    config.matcher.save_steps = 100  # updates between checkpoints, from which a killed run goes on; 0: levels only
 
     config.ranker = ConfigDict()
     config.ranker.negative_sampling = ("tfn",)

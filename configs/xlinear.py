@@ -7,7 +7,8 @@ DIR holds texts, features or both (README, "Your own data"). Without --config.da
 
 from configs import default
 
-ONLY_XR_TRANSFORMER = ("encoder", "scratch", "preliminary_tree", "matcher", "mesh", "xr_linear")
+ONLY_XR_TRANSFORMER = ("encoder", "scratch", "preliminary_tree", "matcher", "mesh")
+ONLY_XR_TRANSFORMER += ("xr_linear", "do_fine_tune", "fix_clustering")
 
 
 def get_config():

@@ -11,10 +11,12 @@ import time
 import numpy as np
 import pytest
 from commands import ROOT, environment, run
+from safetensors.numpy import load_file
 from scipy.sparse import csr_matrix, load_npz, save_npz
 from toy import NR_LABELS, arguments, toy_split
 
 from xrt_jax.metrics import precision_recall
+from xrt_jax.tree.chain import load_chain
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def test_the_run_tells_what_it_does(finished):
     assert "devices" in header
     for stage in ("xr_linear", "level_0", "level_2", "ranker"):
         assert f"\n{stage} ..." in result.stdout
-    table = result.stdout.splitlines()[-7:-2]
+    table = result.stdout.splitlines()[-8:-3]
     assert table[0].split() == ["percent", *(f"@{k}" for k in range(1, 11))]
     assert [line.split()[:2] for line in table[1:]] == [
         [m, name] for m in "PR" for name in ("xr_linear", "xr_transformer")
@@ -80,6 +82,14 @@ def test_the_model_folder_holds_what_design_says(finished):
     }
     assert (model / "labels.txt").read_text().splitlines() == [f"label {i}" for i in range(NR_LABELS)]
     assert not [path for path in model.rglob("*") if path.suffix in (".pkl", ".pt", ".bin", ".joblib")]
+
+
+def test_the_report_shows_curves_metrics_and_examples(finished):
+    page = (finished[0] / "report.html").read_text()
+    for part in ("training loss", "validation P@1", "level 2", "P xr_transformer", "xr_linear", "label 7", "Document "):
+        assert part in page
+    assert page.count("<polyline") == 2 * 3 + 2 * 2  # levels twice, rankings twice
+    assert "http" not in page and "<script" not in page
 
 
 def test_predict_and_encode_on_new_texts(finished, tmp_path):
@@ -180,6 +190,7 @@ def test_features_and_encoder_folder_can_be_given(finished, data, tmp_path):
             out.write(text.read_bytes())
         text.unlink()
     changes = {"encoder__name": workdir / "model/encoder", "matcher__bootstrap": "inherit", "matcher__max_steps": 2}
+    changes |= {"matcher__lr_schedule": "cosine", "matcher__gradient_accumulation": 2, "matcher__loss": "cross-entropy"}
     result = run("xrt_jax.main", *arguments(given, tmp_path / "w", **changes, xr_linear=False))
     assert result.returncode == 0, result.stderr
     assert "29 given" in result.stdout
@@ -199,17 +210,36 @@ def test_features_and_encoder_folder_can_be_given(finished, data, tmp_path):
     assert "45" in refused.stderr
 
 
+def test_an_encoder_as_it_comes_on_a_given_tree(finished, data, tmp_path):
+    whole, _ = finished
+    changes = {"do_fine_tune": False, "fix_clustering": True, "data__clusters": whole / "preliminary_tree"}
+    changes |= {"encoder__name": whole / "model/encoder", "xr_linear": False}
+    result = run("xrt_jax.main", *arguments(data, tmp_path / "w", **changes))
+    assert result.returncode == 0, result.stderr
+    assert "4 -> 8 -> 24, the first 0 fine-tuned" in result.stdout and "fine-tune " not in result.stderr
+    for name in ("level_0", "preliminary_tree", "xr_transformer/tree"):
+        assert not (tmp_path / "w" / name).exists()
+    for level, C in enumerate(load_chain(whole / "preliminary_tree")):
+        assert (load_npz(tmp_path / f"w/model/ranker/ranker/{level}.model/C.npz") != C).nnz == 0
+    before, after = (load_file(folder / "model/encoder/model.safetensors") for folder in (whole, tmp_path / "w"))
+    assert before.keys() == after.keys() and all(np.array_equal(before[key], after[key]) for key in before)
+    assert json.loads((tmp_path / "w/metrics.json").read_text())["xr_transformer"]["prec"][0] > 80
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
         ({"data__dir": "nowhere"}, "nowhere"),
         ({"encoder__name": "tests"}, "config.json"),
         ({"matcher__loss": "hing"}, "matcher.loss is 'hing': choose one of"),
+        ({"matcher__lr_schedule": "square"}, "matcher.lr_schedule is 'square': choose one of"),
+        ({"matcher__gradient_accumulation": "0"}, "matcher.gradient_accumulation is 0"),
+        ({"data__clusters": "Y.trn.npz"}, "is a tree of 300 labels, Y has 24"),
         ({"matcher__max_steps": "1,2"}, "matcher.max_steps has 2 values for 3 levels"),
         ({"ranker__Cp": "1,2,3,4,5"}, "ranker.Cp has 5 values for 2 levels"),
         ({"mesh__label": 3}, "mesh.label is 3"),
         ({"encoder__dtype": "float16"}, "encoder.dtype is 'float16'"),
-        ({"ranker__post_processor": "l9-hinge"}, "ranker.post_processor is 'l9-hinge'"),
+        ({"ranker__post_processor": "l-hinge"}, "ranker.post_processor='l-hinge'"),
         ({"ranker__rel_mode": "x"}, "ranker.rel_mode is 'x': choose one of"),
     ],
 )

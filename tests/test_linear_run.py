@@ -39,6 +39,7 @@ def test_a_run_on_texts(finished, data):
     assert "tree levels   4 -> 24" in result.stdout
     metrics = json.loads((workdir / "metrics.json").read_text())
     assert set(metrics) == {"xr_linear", "seconds"} and metrics["xr_linear"]["prec"][0] > 80
+    assert "By label frequency" in (workdir / "report.html").read_text()
     model = workdir / "model"
     assert {path.name for path in model.iterdir()} == {"config.json", "ranker", "tfidf", "labels.txt", "README.md"}
     result = run("xrt_jax.evaluate", f"--model={model}", f"--data={data}")

@@ -27,6 +27,18 @@ def test_loss_is_that_of_pecos(name, expected):
     np.testing.assert_allclose(loss, [expected], rtol=1e-6)
 
 
+def test_cross_entropy_is_that_of_probabilities():
+    z, y = jnp.array([[0.3, -0.2, 5.0, 0.0]]), jnp.array([[2.0, 0, 0, 1]])
+    p = 1 / (1 + np.exp(-np.array([0.3, -0.2, 0.0])))
+    expected = -(np.log(p[0]) + np.log(1 - p[1]) + np.log(p[2])) / 4
+    mask = jnp.array([[True, True, False, True]])
+    np.testing.assert_allclose(L.shortlist_loss(z, y, mask, width=4, name="cross-entropy"), [expected], rtol=1e-6)
+    far = L.shortlist_loss(
+        jnp.array([[300.0]]), jnp.array([[0.0]]), jnp.ones((1, 1), bool), width=1, name="cross-entropy"
+    )
+    assert far.tolist() == [300.0]
+
+
 def test_labels_outside_the_shortlist_do_not_count():
     z, y = jnp.array([[0.5, 9.0, -0.5]]), jnp.array([[1.0, 0, 0]])
     mask = jnp.array([[True, False, True]])
@@ -125,9 +137,40 @@ def test_padding_the_head_comes_off_again():
 
 
 def test_linear_schedule_is_that_of_hugging_face():
-    schedule = O.linear_schedule(1.0, warmup_steps=4, max_steps=12)
+    schedule = O.make_schedule("linear", 1.0, warmup_steps=4, max_steps=12)
     np.testing.assert_allclose([schedule(s) for s in (0, 1, 4, 8, 12, 15)], [0, 0.25, 1, 0.5, 0, 0], atol=1e-7)
-    assert float(O.linear_schedule(1.0, warmup_steps=0, max_steps=2)(0)) == 1.0
+    assert float(O.make_schedule("linear", 1.0, warmup_steps=0, max_steps=2)(0)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cosine", [0, 0.25, 1, 0.5 * (1 + np.cos(np.pi / 4)), 0.5, 0, 0]),
+        ("cosine_with_restarts", [0, 0.25, 1, 0.5 * (1 + np.cos(np.pi / 4)), 0.5, 0, 0]),
+        ("polynomial", [0, 0.25, 1, 0.75 + 0.25e-7, 0.5 + 0.5e-7, 1e-7, 1e-7]),
+        ("constant", [1, 1, 1, 1, 1, 1, 1]),
+        ("constant_with_warmup", [0, 0.25, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_schedules_by_hand(name, expected):
+    schedule = O.make_schedule(name, 2.0, warmup_steps=4, max_steps=12)
+    expected = 2 * np.array(expected) - (1e-7 * np.array([0, 0, 0, 0.25, 0.5, 1, 1]) if name == "polynomial" else 0)
+    np.testing.assert_allclose([schedule(s) for s in (0, 1, 4, 6, 8, 12, 15)], expected, rtol=1e-6, atol=1e-12)
+    assert set(O.DECAYS) - {"linear"} >= {name}
+
+
+def test_an_update_takes_the_mean_gradient_of_several_batches():
+    grads = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
+    tx, one = O.accumulated(optax.adam(0.1), 3), optax.adam(0.1)
+    state, expected = tx.init(jnp.zeros(4)), one.init(jnp.zeros(4))
+    for i, grad in enumerate(grads, 1):
+        step, state = tx.update(jnp.asarray(grad), state, jnp.zeros(4))
+        if i % 3:
+            assert not step.any()
+        else:
+            by_mean, expected = one.update(jnp.asarray(grads[i - 3 : i].mean(0)), expected, jnp.zeros(4))
+            np.testing.assert_allclose(step, by_mean, rtol=1e-5)
+    assert O.accumulated(one, 1) is one
 
 
 def test_weight_decay_spares_biases_and_layer_norms():

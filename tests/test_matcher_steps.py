@@ -8,6 +8,7 @@ import optax
 import pytest
 from scipy.sparse import csc_matrix, csr_matrix
 
+from xrt_jax.checkpoint import Steps
 from xrt_jax.data.tokens import Tokens
 from xrt_jax.matcher import finetune as F
 from xrt_jax.matcher import step as S
@@ -60,12 +61,15 @@ def tune(problem, mesh, **changes):
         "num_steps": 5,
         "learning_rate": 1e-2,
         "head_learning_rate": 0.0,
+        "lr_schedule": "linear",
         "warmup_steps": 2,
+        "gradient_accumulation": 1,
         "adam_epsilon": 1e-8,
         "weight_decay": 0.01,
         "max_grad_norm": 1.0,
         "log_steps": 1,
         "eval_steps": 0,
+        "save_steps": 0,
         "seed": 0,
     } | changes
     return F.fine_tune(module, encoder, head, tokens, Y, C, M, mesh=mesh, padding=PADDING, **settings)
@@ -113,8 +117,10 @@ def test_train_step_takes_the_gradient_of_the_mean_shortlist_loss(problem):
     start = jax.tree.map(jnp.array, (encoder, head))
     loss, grads = jax.value_and_grad(slow_loss)(start)
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, start, grads)
-    state, value = step(S.init_state(*start, tx, tx), batch, parent_of_label(C), jax.random.key(0))
-    np.testing.assert_allclose(value, loss, rtol=1e-5)
+    state, told = step(S.init_state(*start, tx, tx), batch, parent_of_label(C), jax.random.key(0))
+    np.testing.assert_allclose(told.loss, loss, rtol=1e-5)
+    norm = np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(grads)))
+    np.testing.assert_allclose(told.gradient_norm, norm, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), (state.encoder, state.head), expected)
     assert int(state.step) == 1
 
@@ -154,6 +160,8 @@ def test_fine_tuning_lowers_the_loss_and_reports(problem):
     losses = [entry["loss"] for entry in entries if "loss" in entry]
     assert len(losses) == 6
     assert losses[-1] < 0.5 * losses[0]
+    assert all(entry["gradient_norm"] > 0 and entry["tokens_per_s"] > entry["documents_per_s"] > 0 for entry in entries
+               if "loss" in entry)  # fmt: skip
     assert evaluated == [(NR_LABELS, HIDDEN)] * 2
 
 
@@ -220,10 +228,44 @@ def test_number_of_steps():
 
 def test_an_epoch_of_train_batches_weighs_every_text_once(problem):
     tokens, Y, _, M, *_ = problem
-    batches = list(F.train_batches(tokens, Y, M, PADDING, batch_size=7, steps=8, seed=0))
+    batches = list(F.train_batches(tokens, Y, M, PADDING, batch_size=7, first=0, stop=8, seed=0))
     assert len(batches) == 8
     assert sum(float(batch.weight_b.sum()) for batch in batches) == 2 * NR_TEXTS
     assert all(batch.ids_bt.shape[0] == 7 for batch in batches)
+    for first in (1, 4, 6, 8):
+        rest = list(F.train_batches(tokens, Y, M, PADDING, batch_size=7, first=first, stop=8, seed=0))
+        assert len(rest) == 8 - first
+        for batch, expected in zip(rest, batches[first:], strict=True):
+            assert all(map(np.array_equal, batch, expected))
+
+
+@pytest.mark.parametrize("label_devices", [1, 2])
+def test_an_interrupted_level_goes_on_to_the_same_bits(problem, label_devices, tmp_path):
+    """Cut off in update 6, with checkpoints after updates 2 and 4: the rest of the updates is done, and no more."""
+    mesh = make_mesh(label_devices, devices=jax.devices()[:2])
+    whole, steps, seen = tune(problem, mesh, num_steps=9), Steps(tmp_path), []
+
+    class CutOffError(Exception):
+        pass
+
+    def log(entry):
+        seen.append(entry["step"])
+        if entry["step"] == 6:
+            raise CutOffError
+
+    with pytest.raises(CutOffError):
+        tune(problem, mesh, num_steps=9, save_steps=2, steps=steps, log=log)
+    steps.wait()
+    assert steps.latest() == 4 and [path.name for path in steps.folder.iterdir()] == ["4"]
+    seen.clear()
+    resumed = tune(
+        problem, mesh, num_steps=9, save_steps=2, steps=Steps(tmp_path), log=lambda e: seen.append(e["step"])
+    )
+    assert seen == [5, 6, 7, 8, 9]
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
+        np.testing.assert_array_equal(a, b)
+    steps.clear()
+    assert steps.latest() is None and not steps.folder.exists()
 
 
 def test_mesh_sizes_are_checked():

@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from xrt_jax.metrics import format_table, inverse_propensity, ndcg, precision_recall, psp
+from xrt_jax.metrics import (
+    by_frequency,
+    format_table,
+    inverse_propensity,
+    ndcg,
+    precision_recall,
+    psp,
+    ranked_labels,
+)
 
 Y = sp.csr_matrix(np.array([[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]], np.float32))
 P = sp.csr_matrix(np.array([[0.9, 0.5, 0.5, 0.1], [0, 0.2, 0.8, 0], [0.3, 0, 0, 0]], np.float32))
@@ -96,3 +104,28 @@ def test_format_table():
         "R  ours   25.00   33.33",
         "R  x       0.00    0.00",
     ]
+
+
+def test_groups_of_labels_by_frequency_against_loops():
+    rng = np.random.default_rng(3)
+    Y_trn = sp.csr_matrix((rng.random((60, 25)) < rng.random(25) * 0.3).astype(np.float32))
+    Y = sp.csr_matrix((rng.random((40, 25)) < 0.2).astype(np.float32))
+    P = sp.csr_matrix(rng.random((40, 25)) * (rng.random((40, 25)) < 0.4))
+    frequency = Y_trn.toarray().sum(0)
+    top = [np.argsort(-row, kind="stable")[: min(5, (row > 0).sum())] for row in P.toarray()]
+    groups = by_frequency(Y_trn, Y, P, k=5, nr_groups=4)
+    order, first = np.argsort(frequency, kind="stable"), 0
+    assert sum(group["labels"] for group in groups) == 25 and sum(group["true"] for group in groups) == Y.nnz
+    for group in groups:
+        labels = order[first : first + group["labels"]]
+        first += len(labels)
+        assert (group["least"], group["most"]) == (frequency[labels].min(), frequency[labels].max())
+        shown = [(i, label) for i, best in enumerate(top) for label in best if label in labels]
+        right = sum(Y[i, label] > 0 for i, label in shown)
+        assert group["prec"] == right / len(shown) and group["recall"] == right / Y[:, labels].nnz
+    assert len(by_frequency(Y_trn[:, :3], Y[:, :3], P[:, :3])) == 3
+
+
+def test_ranked_labels_of_short_rows():
+    P = sp.csr_matrix(np.array([[0, 0.5, 0.9], [0, 0, 0], [0.2, 0.2, 0]]))
+    assert ranked_labels(P, 2).tolist() == [[2, 1], [-1, -1], [0, 1]]

@@ -1,14 +1,17 @@
 """Checkpoints with Orbax, one directory a resolution level.
 
+    level_0/steps/200/        everything that updates change, after 200 batches, while the level is fine-tuned (Orbax)
     level_0/state/            encoder and head after the level's fine-tuning (Orbax)
     level_0/beam.trn.npz      what the level's model predicts on the training texts, and on the validation texts
     level_0/beam.dev.npz
     level_0/embeddings.trn.npy
     level_0/done              written last: the level is whole
 
-Orbax itself writes to a temporary directory and renames it, so that `state` is whole where it exists.
+Orbax itself writes to a temporary directory and renames it, so that `state` and each of `steps` is whole where it
+exists.
 """
 
+import shutil
 from pathlib import Path
 
 import jax
@@ -23,7 +26,7 @@ def save_state(folder: str | Path, encoder, head: dict[str, np.ndarray]) -> None
 
 def load_state(folder: str | Path, encoder, nr_labels: int, hidden_size: int) -> tuple[dict, dict[str, np.ndarray]]:
     """(encoder, head) from folder/state as numpy arrays; `encoder` is a tree of the shapes and dtypes to expect."""
-    head = {"W": np.empty((nr_labels, hidden_size), np.float32), "b": np.empty(nr_labels, np.float32)}
+    head = empty_head(nr_labels, hidden_size)
     like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), {"encoder": encoder, "head": head})
     state = ocp.load(Path(folder).absolute() / "state", like)
     return state["encoder"], state["head"]
@@ -42,3 +45,59 @@ def is_done(folder: str | Path) -> bool:
 def mark_done(folder: str | Path) -> None:
     """Marks the stage that owns the folder as ended."""
     (Path(folder) / "done").touch()
+
+
+class Steps:
+    """Checkpoints inside a level, one directory each, written in the background; older ones go when a new one is whole.
+
+    A state is any tree of arrays with a leaf `step`, the number of batches done.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder).absolute() / "steps"
+        self._writing = None
+
+    def latest(self) -> int | None:
+        """Batches done in the newest whole checkpoint; None where there is none."""
+        names = [path.name for path in self.folder.glob("*")] if self.folder.is_dir() else []
+        return max((int(name) for name in names if name.isdecimal()), default=None)
+
+    def load(self, state):
+        """The newest checkpoint, as a tree like `state` and placed like it; `state` itself where there is none."""
+        step = self.latest()
+        if step is None:
+            return state
+        leaves, structure = jax.tree.flatten(state)
+        found = ocp.load(self.folder / str(step), {str(i): np.empty(a.shape, a.dtype) for i, a in enumerate(leaves)})
+        arrays = (found[str(i)] for i in range(len(leaves)))
+        placed = [
+            jax.device_put(a, like.sharding if like.committed else None) for a, like in zip(arrays, leaves, strict=True)
+        ]
+        return jax.tree.unflatten(structure, placed)
+
+    def save(self, state) -> None:
+        """Starts to write a checkpoint, once the one before is whole. The state may change from then on."""
+        # A copy: on CPU the arrays are the device's own memory, which the next update writes to.
+        leaves = {str(i): np.array(leaf) for i, leaf in enumerate(jax.device_get(jax.tree.leaves(state)))}
+        self.wait()
+        self._writing = ocp.save_async(self.folder / str(int(state.step)), leaves, overwrite=True)
+
+    def wait(self) -> None:
+        """Returns when what is being written is whole, and leaves only that."""
+        if self._writing is None:
+            return
+        self._writing.result()
+        self._writing = None
+        for path in self.folder.iterdir():
+            if path.name.isdecimal() and int(path.name) < self.latest():
+                shutil.rmtree(path)
+
+    def clear(self) -> None:
+        """Removes all of them: the level has its state."""
+        self.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def empty_head(nr_labels: int, hidden_size: int) -> dict[str, np.ndarray]:
+    """A head to be overwritten."""
+    return {"W": np.zeros((nr_labels, hidden_size), np.float32), "b": np.zeros(nr_labels, np.float32)}

@@ -11,7 +11,7 @@ from absl import app, flags
 
 from xrt_jax.data.folders import read_lines
 from xrt_jax.disk import replace_file
-from xrt_jax.report import set_up_logging
+from xrt_jax.report import keep_compiled, set_up_logging
 from xrt_jax.sparse import load_npz
 
 
@@ -19,12 +19,13 @@ def run_command(main: Callable) -> int:
     """Parses the flags and runs main(flags); exit status 2 and one line on standard error for bad input."""
     app.define_help_flags()
     set_up_logging()
+    keep_compiled()
     try:
         rest = flags.FLAGS(sys.argv)[1:]
         if rest:
             raise ValueError(f"unexpected argument {rest[0]!r}: see --help")
         main(flags.FLAGS)
-    except (flags.Error, ValueError, FileNotFoundError) as error:
+    except (flags.Error, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -19,7 +19,7 @@ def print_header(
     size = f"hidden size {module.hidden_size}, {nr_parameters:,} parameters"
     print(f"encoder       {module.num_layers} layers, {size}, computed in {np.dtype(module.dtype)}")
     print(f"tree levels   {describe_levels(levels)}, the first {nr_fine_tuned} fine-tuned")
-    memory = estimate_memory(config, module, nr_parameters, dataset, max(levels[:nr_fine_tuned]))
+    memory = estimate_memory(config, module, nr_parameters, dataset, max(levels[:nr_fine_tuned], default=0))
     print(f"memory        about {format_bytes(memory)}", flush=True)
 
 

@@ -10,7 +10,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from xrt_jax.config import parse_flags
-from xrt_jax.report import set_up_logging
+from xrt_jax.report import keep_compiled, set_up_logging
 
 METHODS = {"xr_transformer": "xrt_jax.train", "xr_linear": "xrt_jax.train_linear"}
 
@@ -24,6 +24,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise ValueError(f"unexpected argument {argv[1]!r}: fields are set by --config.section.field=value")
     set_up_logging()
+    keep_compiled()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     config = flags.FLAGS.config
     if config.method not in METHODS:
@@ -36,7 +37,7 @@ def run(argv: list[str]) -> int:
     """Exit status of the command: 0, or 2 after one line on standard error that says what is wrong."""
     try:
         main(parse_flags(argv))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         workdir = flags.FLAGS["workdir"].value
         print(f"error: {error}", file=sys.stderr)
         if workdir and Path(workdir).is_dir():

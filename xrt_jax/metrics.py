@@ -17,18 +17,25 @@ def _check_shapes(Y_true, P) -> None:
         )
 
 
-def _ranked_hits(Y_true, P, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """hit [n, k]: 1 where the label at that rank is true; label [n, k]: its id (0 where there is none)."""
-    _check_shapes(Y_true, P)
-    Y, P = canonical(Y_true, "csr"), canonical(P, "csr")
+def ranked_labels(P, k: int) -> np.ndarray:
+    """The k best labels of each row, best first: int64 [n, k], -1 where a row has fewer."""
+    P = canonical(P, "csr")
     row = row_ids(P)
     order = np.lexsort((P.indices, -P.data, row))
     rank = np.arange(P.nnz) - P.indptr[row]
     kept = rank < k
-    row, rank, label = row[kept], rank[kept], P.indices[order][kept]
-    hit_nk, label_nk = np.zeros((P.shape[0], k)), np.zeros((P.shape[0], k), np.int64)
-    hit_nk[row, rank] = find_entries(Y, row, label) >= 0
-    label_nk[row, rank] = label
+    label_nk = np.full((P.shape[0], k), -1, np.int64)
+    label_nk[row[kept], rank[kept]] = P.indices[order][kept]
+    return label_nk
+
+
+def _ranked_hits(Y_true, P, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """hit [n, k]: 1 where the label at that rank is true; label [n, k]: its id (-1 where there is none)."""
+    _check_shapes(Y_true, P)
+    label_nk = ranked_labels(P, k)
+    row, rank = np.nonzero(label_nk >= 0)
+    hit_nk = np.zeros(label_nk.shape)
+    hit_nk[row, rank] = find_entries(canonical(Y_true, "csr"), row, label_nk[row, rank]) >= 0
     return hit_nk, label_nk
 
 
@@ -91,6 +98,44 @@ def psp(Y_true, P, k: int, inverse_propensity: np.ndarray) -> np.ndarray:
     hit_nk, label_nk = _ranked_hits(Y, ideal, k)
     best_k = (hit_nk * inverse_propensity[label_nk]).sum(axis=0).cumsum()
     return gained_k / np.where(best_k > 0, best_k, 1.0)
+
+
+def by_frequency(Y_trn, Y_true, P, k: int = 5, nr_groups: int = 10) -> list[dict]:
+    """Precision and recall at k of labels of about equal frequency, rare ones first.
+
+    Args:
+        Y_trn: csr [N, L], whose columns' stored entries are the frequencies.
+        Y_true, P: csr [n, L].
+        k: deepest rank.
+        nr_groups: groups of labels, of equal size, by frequency; fewer where there are fewer labels.
+
+    Returns:
+        A dict a group: least, most (training rows a label), labels, true (entries of Y_true), prec (share of right ones
+        among its labels in the top k) and recall (share of its true entries in the top k); nan where there are none.
+    """
+    count_l = np.diff(canonical(Y_trn, "csc").indptr)
+    parts = [part for part in np.array_split(np.argsort(count_l, kind="stable"), nr_groups) if len(part)]
+    group_l = np.empty(len(count_l), np.int64)
+    for number, part in enumerate(parts):
+        group_l[part] = number
+    hit_nk, label_nk = _ranked_hits(Y_true, P, k)
+    group_nk = group_l[label_nk[label_nk >= 0]]
+    shown = np.bincount(group_nk, minlength=len(parts))
+    right = np.bincount(group_nk, weights=hit_nk[label_nk >= 0], minlength=len(parts))
+    true = np.bincount(group_l[canonical(Y_true, "csr").indices], minlength=len(parts))
+    with np.errstate(invalid="ignore"):
+        prec, recall = right / shown, right / true
+    return [
+        {
+            "least": int(count_l[part].min()),
+            "most": int(count_l[part].max()),
+            "labels": len(part),
+            "true": int(true[number]),
+            "prec": float(prec[number]),
+            "recall": float(recall[number]),
+        }
+        for number, part in enumerate(parts)
+    ]
 
 
 def format_table(rows: dict[str, dict[str, np.ndarray]]) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +20,15 @@ def set_up_logging() -> None:
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(logging.INFO)
+
+
+def keep_compiled() -> None:
+    """Lets jax keep compiled programs between processes, in the user's cache folder, unless it is told where already.
+
+    To be called before jax is imported.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "xrt_jax"))
 
 
 def progress(total: int, desc: str) -> tqdm:
@@ -51,14 +61,18 @@ class Report:
         with open(self.path, "a", encoding="utf-8") as out:
             out.write(json.dumps({"time": round(time.time(), 3), "stage": name, "seconds": round(seconds, 3)}) + "\n")
 
+    def entries(self) -> list[dict]:
+        """All lines of metrics.jsonl, those of interrupted starts too."""
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
+        return [_parse(line) for line in lines]
+
     def seconds(self) -> dict[str, float]:
         """Wall seconds of each stage, summed over the starts of an interrupted run, in order of appearance.
 
         The part of a stage that was cut off is not counted.
         """
         totals: dict[str, float] = {}
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            entry = _parse(line)
+        for entry in self.entries():
             if "stage" in entry and "seconds" in entry:
                 totals[entry["stage"]] = round(totals.get(entry["stage"], 0.0) + entry["seconds"], 3)
         return totals

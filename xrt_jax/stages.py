@@ -14,7 +14,8 @@ from xrt_jax.data.docstrings import build_docstring_dataset
 from xrt_jax.data.folders import Dataset, Split, load_dataset, load_features
 from xrt_jax.data.tfidf import fit_tfidf, load_tfidf, save_tfidf, transform
 from xrt_jax.disk import clear_unfinished, read_json, write_json
-from xrt_jax.report import format_bytes, peak_memory, progress
+from xrt_jax.report import Report, format_bytes, peak_memory, progress
+from xrt_jax.report_html import write_report
 from xrt_jax.sparse import as_features, load_npz, nr_rows, save_npz
 from xrt_jax.tree.chain import load_chain, matching_chain, save_chain, tree_sizes
 from xrt_jax.tree.kmeans import hierarchical_kmeans
@@ -92,15 +93,27 @@ def require_texts(dataset: Dataset, folder: str) -> None:
         raise ValueError(f"{folder} has no X.trn.txt (or .gz, .xz): XR-Transformer needs the texts")
 
 
-def load_clusters(config: ConfigDict, nr_labels: int):
-    """The cluster chain of data.clusters, a path that counts from data.dir; or None."""
+def load_clusters(config: ConfigDict, tree: str, nr_labels: int):
+    """The cluster chain of data.clusters, a path that counts from data.dir; or None.
+
+    It stands for the tree config[tree], which says how levels are built above a lone leaf matrix.
+    """
     if not config.data.clusters:
         return None
-    path, tree = Path(config.data.dir) / config.data.clusters, config.refined_tree
-    chain = load_chain(path, nr_splits=tree.nr_splits, min_codes=tree.min_codes)
+    path = Path(config.data.dir) / config.data.clusters
+    chain = load_chain(path, nr_splits=config[tree].nr_splits, min_codes=config[tree].min_codes)
     if chain[-1].shape[0] != nr_labels:
         raise ValueError(f"data.clusters: {path} is a tree of {chain[-1].shape[0]} labels, Y has {nr_labels}")
     return chain
+
+
+def tree_levels(config: ConfigDict, tree: str, nr_labels: int, *, can_be_given: bool = True) -> list[int]:
+    """Number of nodes of every level of the tree config[tree], or of data.clusters where that may stand for it."""
+    chain = load_clusters(config, tree, nr_labels) if can_be_given else None
+    if chain:
+        return [C.shape[0] for C in chain]
+    settings = {key: config[tree][key] for key in ("nr_splits", "min_codes", "max_leaf_size")}
+    return tree_sizes(nr_labels, **settings)
 
 
 def match_height(matches: csr_matrix, levels: list[int]) -> int:
@@ -116,9 +129,10 @@ def match_height(matches: csr_matrix, levels: list[int]) -> int:
 
 def ranker_levels(config: ConfigDict, trn: Split) -> list[int]:
     """Sizes of the levels of the ranker's tree; ValueError for settings that do not fit it or have no effect."""
-    nr_labels = trn.Y.shape[1]
-    chain = load_clusters(config, nr_labels)
-    levels = [C.shape[0] for C in chain] if chain else tree_sizes(nr_labels, **tree_settings(config.refined_tree))
+    is_preliminary = config.get("fix_clustering", False)
+    tree = "preliminary_tree" if is_preliminary else "refined_tree"
+    can_be_given = is_preliminary or config.method == "xr_linear"
+    levels = tree_levels(config, tree, trn.Y.shape[1], can_be_given=can_be_given)
     check_settings(len(levels), matching=trn.matches, **config.ranker)
     if trn.matches is not None:
         match_height(trn.matches, levels)
@@ -127,11 +141,6 @@ def ranker_levels(config: ConfigDict, trn: Split) -> list[int]:
     if trn.relevance is not None and config.ranker.rel_mode == "disable":
         raise ValueError("data.relevance has no effect: set ranker.rel_mode to induce or ranker-only")
     return levels
-
-
-def tree_settings(tree: ConfigDict) -> dict:
-    """The fields of a tree that decide its shape."""
-    return {"nr_splits": tree.nr_splits, "min_codes": tree.min_codes, "max_leaf_size": tree.max_leaf_size}
 
 
 def make_features(config: ConfigDict, dataset: Dataset, workdir: Path):
@@ -166,20 +175,18 @@ def build_tree(config: ConfigDict, name: str, folder: Path, X, Y: csr_matrix):
     return load_chain(folder)
 
 
-def rank(config: ConfigDict, folder: Path, X, trn: Split):
-    """Refined or given tree and linear ranker on features X: XR-Linear, and the last step of XR-Transformer."""
+def rank(config: ConfigDict, folder: Path, X, trn: Split, chain=None):
+    """Linear ranker on features X, on the chain or a refined tree: XR-Linear, and XR-Transformer's last step."""
     if not (folder / "ranker").is_dir():
         X = as_features(X)
         load_kernels(X, progress)
-        chain = load_clusters(config, trn.Y.shape[1])
         chain = chain or build_tree(config, "refined_tree", folder / "tree", X, trn.Y)
         given = {"R": trn.relevance}
         if trn.matches is not None:
             height = match_height(trn.matches, [C.shape[0] for C in chain])
             given["matching"] = matching_chain({height: trn.matches}, chain)
-        train_to_folder(
-            folder / "ranker", X, trn.Y, chain, **given, **config.ranker, progress=progress, tell=tell_estimate
-        )
+        settings = {**given, **config.ranker}
+        train_to_folder(folder / "ranker", X, trn.Y, chain, **settings, progress=progress, tell=tell_estimate)
     return load_ranker(folder / "ranker")
 
 
@@ -194,3 +201,21 @@ def tell_estimate(estimate: Estimate) -> None:
 def percent(metrics: dict) -> dict[str, list[float]]:
     """Fractions to percent with two decimals, as metrics.json holds them."""
     return {name: [round(100 * float(value), 2) for value in values] for name, values in metrics.items()}
+
+
+def save_report(name: str, workdir: Path, report: Report, dataset: Dataset, metrics, predictions, levels) -> None:
+    """report.html of a finished run; arguments as of write_report."""
+    write_report(
+        workdir / "report.html",
+        title=f"{name}, {workdir.name}",
+        entries=report.entries(),
+        seconds=report.seconds(),
+        metrics=metrics,
+        predictions=predictions,
+        Y_trn=dataset.trn.Y,
+        Y_tst=dataset.tst.Y,
+        names=dataset.label_names,
+        texts=dataset.tst.texts,
+        levels=levels,
+        seed=0,
+    )

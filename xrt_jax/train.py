@@ -24,6 +24,7 @@ from xrt_jax.matcher.finetune import Padding, embed, fine_tune, make_scorer, num
 from xrt_jax.matcher.head import check_bootstrap, start_head
 from xrt_jax.matcher.loss import check_loss
 from xrt_jax.matcher.mesh import check_batch_size, make_mesh
+from xrt_jax.matcher.optimizer import check_schedule
 from xrt_jax.matcher.shortlist import check_scheme, match_clusters
 from xrt_jax.matcher.step import check_post_processor
 from xrt_jax.metrics import format_table, precision_recall
@@ -32,6 +33,7 @@ from xrt_jax.report import Report, progress
 from xrt_jax.sparse import load_npz, save_npz
 from xrt_jax.stages import (
     build_tree,
+    load_clusters,
     load_data,
     make_features,
     open_workdir,
@@ -39,9 +41,10 @@ from xrt_jax.stages import (
     rank,
     ranker_levels,
     require_texts,
-    tree_settings,
+    save_report,
+    tree_levels,
 )
-from xrt_jax.tree.chain import aggregate_labels, tree_sizes
+from xrt_jax.tree.chain import aggregate_labels
 from xrt_jax.xlinear.predict import predict
 
 
@@ -68,16 +71,19 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     with report.stage("tfidf"):
         tfidf, X_trn, X_tst = make_features(config, dataset, workdir)
 
+    # ------------------------- step 1: label features and preliminary tree
+    with report.stage("preliminary_tree"):
+        chain = load_clusters(config, "preliminary_tree", trn.Y.shape[1])
+        chain = chain or build_tree(config, "preliminary_tree", workdir / "preliminary_tree", X_trn, trn.Y)
+    ranker_chain = chain if config.fix_clustering else None  # else a refined one is built
+
     # ------------------------------------------------- XR-Linear, to compare
     predictions = {}
     if config.xr_linear:
         with report.stage("xr_linear"):
-            linear = rank(config, workdir / "xr_linear", X_trn, trn)
+            linear = rank(config, workdir / "xr_linear", X_trn, trn, ranker_chain)
             predictions["xr_linear"] = predict(linear, X_tst, progress=progress)
 
-    # ------------------------- step 1: label features and preliminary tree
-    with report.stage("preliminary_tree"):
-        chain = build_tree(config, "preliminary_tree", workdir / "preliminary_tree", X_trn, trn.Y)
     Y_trn = aggregate_labels(trn.Y, chain)
     Y_dev = aggregate_labels(dev.Y, chain) if dev else [None] * len(chain)
 
@@ -108,6 +114,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
                 post_processor=settings["post_processor"],
                 progress=progress,
             )
+            steps = checkpoint.Steps(folder)
             if not checkpoint.has_state(folder):
                 M = (
                     beam_trn
@@ -115,21 +122,24 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
                     else match_clusters(Y_trn[level - 1], beam_trn, settings["negative_sampling"])
                 )
                 method = settings["bootstrap"] if level else settings["first_bootstrap"]
-                if level == 0 and method != "none":
-                    emb_trn = embed_once(
-                        workdir / "embeddings.start.npy", module, encoder, tokens["trn"], mesh=mesh, padding=padding
+                if steps.latest() is not None:  # interrupted in the middle: the checkpoint has the head
+                    head = checkpoint.empty_head(Y.shape[1], module.hidden_size)
+                else:
+                    if level == 0 and method != "none":
+                        emb_trn = embed_once(
+                            workdir / "embeddings.start.npy", module, encoder, tokens["trn"], mesh=mesh, padding=padding
+                        )
+                    head = start_head(
+                        method,
+                        head_above=head,
+                        emb_nd=emb_trn,
+                        Y=Y,
+                        C=C,
+                        M=M,
+                        hidden_size=module.hidden_size,
+                        seed=config.seed + level,
+                        progress=progress,
                     )
-                head = start_head(
-                    method,
-                    head_above=head,
-                    emb_nd=emb_trn,
-                    Y=Y,
-                    C=C,
-                    M=M,
-                    hidden_size=module.hidden_size,
-                    seed=config.seed + level,
-                    progress=progress,
-                )
 
                 def evaluate(encoder, head, score=score, beam=beam_dev, Y=Y_dev[level]):
                     return precision_at(Y, score(encoder, head, tokens["dev"], beam, "validate")[0])
@@ -149,24 +159,29 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
                     batch_size=settings["batch_size"],
                     num_steps=number_of_steps(
                         len(trn.texts),
-                        batch_size=settings["batch_size"],
+                        batch_size=settings["batch_size"] * settings["gradient_accumulation"],
                         num_epochs=settings["num_epochs"],
                         max_steps=settings["max_steps"],
                     ),
                     learning_rate=settings["learning_rate"],
                     head_learning_rate=settings["head_learning_rate"],
+                    lr_schedule=settings["lr_schedule"],
                     warmup_steps=settings["warmup_steps"],
+                    gradient_accumulation=settings["gradient_accumulation"],
                     adam_epsilon=settings["adam_epsilon"],
                     weight_decay=settings["weight_decay"],
                     max_grad_norm=settings["max_grad_norm"],
                     log_steps=settings["log_steps"],
                     eval_steps=settings["eval_steps"],
+                    save_steps=settings["save_steps"],
                     seed=config.seed + level,
+                    steps=steps,
                     evaluate=evaluate if dev else None,
                     progress=progress,
                     log=lambda entry, level=level: report.log({"level": level, **entry}),
                 )
                 checkpoint.save_state(folder, encoder, head)
+            steps.clear()
             # Read back even when just written, so that a resumed run goes on from the same numbers.
             encoder, head = checkpoint.load_state(folder, encoder, Y.shape[1], module.hidden_size)
             if not checkpoint.is_done(folder):
@@ -186,11 +201,14 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
                 emb_trn = np.load(folder / "embeddings.trn.npy")
             beam_dev = load_npz(folder / "beam.dev.npz") if dev else None
 
+    if not level_settings:  # the encoder as it comes
+        emb_trn = embed_once(workdir / "embeddings.trn.npy", module, encoder, tokens["trn"], mesh=mesh, padding=padding)
+
     # ------------ step 3: refined tree and linear ranker on [X | embedding]
     with report.stage("embed_test"):
         emb_tst = embed_once(workdir / "embeddings.tst.npy", module, encoder, tokens["tst"], mesh=mesh, padding=padding)
     with report.stage("ranker"):
-        ranker = rank(config, workdir / "xr_transformer", join_features(X_trn, emb_trn), trn)
+        ranker = rank(config, workdir / "xr_transformer", join_features(X_trn, emb_trn), trn, ranker_chain)
         predictions["xr_transformer"] = predict(ranker, join_features(X_tst, emb_tst), progress=progress)
 
     # --------------------------------------------------- metrics and model
@@ -208,7 +226,11 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     )
     result = {**{name: percent(values) for name, values in metrics.items()}, "seconds": report.seconds()}
     write_json(workdir / "metrics.json", result)
-    print("\n" + format_table(metrics) + f"\n\nmodel folder: {workdir / 'model'}")
+    ranker_sizes = [level.C.shape[0] for level in ranker]
+    save_report("XR-Transformer", workdir, report, dataset, metrics, predictions, ranker_sizes)
+    print(
+        "\n" + format_table(metrics) + f"\n\nmodel folder: {workdir / 'model'}\nreport:       {workdir / 'report.html'}"
+    )
     return result
 
 
@@ -217,13 +239,18 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
 
 def plan_levels(config: ConfigDict, nr_labels: int, mesh) -> tuple[list[int], list[dict]]:
     """(sizes of the preliminary tree's levels, settings of each fine-tuned level); ValueError for any bad setting."""
-    sizes = tree_sizes(nr_labels, **tree_settings(config.preliminary_tree))
+    sizes = tree_levels(config, "preliminary_tree", nr_labels)
+    if not config.do_fine_tune:
+        return sizes, []
     nr_fine_tuned = sum(size <= config.matcher.max_match_clusters for size in sizes)
     if not nr_fine_tuned:
         raise ValueError(f"matcher.max_match_clusters is below the tree's first level, {sizes[0]}: raise it")
     settings = [settings_of_level(config.matcher, t, nr_fine_tuned, "matcher") for t in range(nr_fine_tuned)]
     for level in settings:
         check_loss(level["loss"])
+        check_schedule(level["lr_schedule"])
+        if level["gradient_accumulation"] < 1:
+            raise ValueError(f"matcher.gradient_accumulation is {level['gradient_accumulation']}: it must be 1 or more")
         check_scheme(level["negative_sampling"])
         check_bootstrap("bootstrap", level["bootstrap"])
         check_post_processor(level["post_processor"])

@@ -12,7 +12,16 @@ from xrt_jax.header import model_card, print_linear_header
 from xrt_jax.metrics import format_table, precision_recall
 from xrt_jax.model import save_model
 from xrt_jax.report import Report, progress
-from xrt_jax.stages import load_data, make_features, open_workdir, percent, rank, ranker_levels
+from xrt_jax.stages import (
+    load_clusters,
+    load_data,
+    make_features,
+    open_workdir,
+    percent,
+    rank,
+    ranker_levels,
+    save_report,
+)
 from xrt_jax.xlinear.predict import predict
 
 
@@ -32,11 +41,13 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
 
     # -------------------------------- label features, tree, linear rankers
     with report.stage("xr_linear"):
-        ranker = rank(config, workdir / "xr_linear", X_trn, dataset.trn)
+        chain = load_clusters(config, "refined_tree", dataset.trn.Y.shape[1])
+        ranker = rank(config, workdir / "xr_linear", X_trn, dataset.trn, chain)
 
     # ------------------------------------------------ metrics and model
     with report.stage("predict"):
-        metrics = {"xr_linear": precision_recall(dataset.tst.Y, predict(ranker, X_tst, progress=progress), 10)}
+        predictions = {"xr_linear": predict(ranker, X_tst, progress=progress)}
+    metrics = {"xr_linear": precision_recall(dataset.tst.Y, predictions["xr_linear"], 10)}
     save_model(
         workdir / "model",
         settings={"model": "xr_linear", "normalize": config.data.normalize},
@@ -47,5 +58,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     )
     result = {"xr_linear": percent(metrics["xr_linear"]), "seconds": report.seconds()}
     write_json(workdir / "metrics.json", result)
-    print("\n" + format_table(metrics) + f"\n\nmodel folder: {workdir / 'model'}")
+    save_report("XR-Linear", workdir, report, dataset, metrics, predictions, [level.C.shape[0] for level in ranker])
+    print(
+        "\n" + format_table(metrics) + f"\n\nmodel folder: {workdir / 'model'}\nreport:       {workdir / 'report.html'}"
+    )
     return result

@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2019) as a Flax module, and what its fields and weights are called in a Hugging Face folder."""
+"""BERT (Devlin et al. 2019) and RoBERTa (Liu et al. 2019) as Flax modules."""
 
 from functools import partial
 from typing import Any
@@ -8,15 +8,18 @@ import jax
 import jax.numpy as jnp
 
 from xrt_jax.encoders.dropout import Dropout
-
-ACTIVATIONS = {
-    "gelu": partial(jax.nn.gelu, approximate=False),
-    "gelu_new": partial(jax.nn.gelu, approximate=True),
-    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
-    "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
-}
-POOLINGS = ("pooler", "cls", "mean")
+from xrt_jax.encoders.layers import (
+    MASKED,
+    PostNormLayer,
+    check_length,
+    config_of,
+    first_token,
+    layer_norm,
+    make_module,
+    mean_over,
+    normal,
+    rematerialised,
+)
 
 _FIELD_OF_KEY = {  # BertConfig -> Bert
     "vocab_size": "vocab_size",
@@ -43,54 +46,6 @@ _LAYER_NAMES = {
     "output_norm": "output.LayerNorm",
 }
 
-_normal = nn.initializers.normal(0.02)
-
-
-class BertLayer(nn.Module):
-    """One post-norm transformer block: token rows [b*t, d] in, [b*t, d] out.
-
-    The rows stay flat because XLA's matrix products on CPU, above all their gradients, are about a tenth faster so.
-    """
-
-    num_heads: int
-    intermediate_size: int
-    layer_norm_eps: float
-    hidden_act: str
-    hidden_dropout: float
-    attention_dropout: float
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x_nd: jax.Array, bias_b11t: jax.Array, deterministic: bool) -> jax.Array:
-        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=_normal)
-        norm = partial(_layer_norm, self.layer_norm_eps)
-        width = x_nd.shape[-1]
-
-        def dropout(y_nd):
-            return Dropout(self.hidden_dropout)(y_nd, deterministic=deterministic)
-
-        query, key, value = (dense(width, name=name)(x_nd) for name in ("query", "key", "value"))
-        y_nd = self._attention(query, key, value, bias_b11t, deterministic)
-        y_nd = dropout(dense(width, name="attention_output")(y_nd))
-        x_nd = norm(name="attention_norm")(x_nd + y_nd).astype(self.dtype)
-
-        y_nf = ACTIVATIONS[self.hidden_act](dense(self.intermediate_size, name="intermediate")(x_nd))
-        y_nd = dropout(dense(width, name="output")(y_nf))
-        return norm(name="output_norm")(x_nd + y_nd).astype(self.dtype)
-
-    def _attention(self, q_nd, k_nd, v_nd, bias_b11t, deterministic):
-        """Softmax attention laid out as [b, h, t, d]: the fastest on CPU, ahead of jax.nn.dot_product_attention."""
-        b, t, d = bias_b11t.shape[0], bias_b11t.shape[-1], q_nd.shape[-1]
-
-        def split_heads(x_nd):
-            return x_nd.reshape(b, t, self.num_heads, d // self.num_heads).transpose(0, 2, 1, 3)
-
-        q, k, v = split_heads(q_nd), split_heads(k_nd), split_heads(v_nd)  # [b, h, t, d]
-        logits_bhts = (q @ k.swapaxes(-1, -2)).astype(jnp.float32) * (d // self.num_heads) ** -0.5
-        weights_bhts = jax.nn.softmax(logits_bhts + bias_b11t, axis=-1).astype(self.dtype)
-        weights_bhts = Dropout(self.attention_dropout)(weights_bhts, deterministic=deterministic)
-        return (weights_bhts @ v).transpose(0, 2, 1, 3).reshape(b * t, d)
-
 
 class Bert(nn.Module):
     """BERT encoder with a pooled text embedding; the fields are those of a Hugging Face BertConfig.
@@ -100,6 +55,9 @@ class Bert(nn.Module):
     Parameters are float32; `dtype` is the type of the matrix products. Softmax, LayerNorm and the pooling are float32.
     `remat` recomputes each layer in the backward pass: less memory for about a third more time.
     """
+
+    POOLINGS = ("pooler", "cls", "mean")
+    PREFIX = "bert."  # of tensors' names in task models
 
     vocab_size: int
     hidden_size: int = 768
@@ -127,17 +85,15 @@ class Bert(nn.Module):
         With deterministic=False a "dropout" rng is needed. ValueError if t > max_positions.
         """
         b, t = ids_bt.shape
-        if t > self.max_positions:
-            raise ValueError(f"texts of {t} tokens, but this encoder has {self.max_positions} positions: truncate them")
+        check_length(self, t)
         mask_bt = mask_bt.astype(bool)
-        bias_b11t = jnp.where(mask_bt, 0.0, jnp.finfo(jnp.float32).min)[:, None, None, :]
+        bias_b11t = jnp.where(mask_bt, 0.0, MASKED)[:, None, None, :]
 
-        x_btd = self._embed(ids_bt, type_ids_bt)
+        x_btd = self._embed(ids_bt, mask_bt, type_ids_bt)
         x_btd = Dropout(self.hidden_dropout)(x_btd, deterministic=deterministic)
         x_nd = x_btd.astype(self.dtype).reshape(b * t, self.hidden_size)
-        layer = nn.remat(BertLayer, static_argnums=(3,)) if self.remat else BertLayer
         for i in range(self.num_layers):
-            x_nd = layer(
+            x_nd = rematerialised(PostNormLayer, self.remat)(
                 num_heads=self.num_heads,
                 intermediate_size=self.intermediate_size,
                 layer_norm_eps=self.layer_norm_eps,
@@ -151,22 +107,30 @@ class Bert(nn.Module):
         pooled_bd = self._pool(hidden_btd, mask_bt)
         return hidden_btd, Dropout(self.hidden_dropout)(pooled_bd, deterministic=deterministic)
 
-    def _embed(self, ids_bt, type_ids_bt):
-        embed = partial(nn.Embed, features=self.hidden_size, embedding_init=_normal)
+    @property
+    def nr_rows_of_positions(self) -> int:
+        """Rows of the table of position embeddings."""
+        return self.max_positions
+
+    def _positions(self, mask_bt):
+        """Row of the position table for each token, [b, t] or [t]."""
+        return jnp.arange(mask_bt.shape[1])
+
+    def _embed(self, ids_bt, mask_bt, type_ids_bt):
+        embed = partial(nn.Embed, features=self.hidden_size, embedding_init=normal)
         words_btd = embed(self.vocab_size, name="word_embeddings")(ids_bt)
-        positions_td = embed(self.max_positions, name="position_embeddings")(jnp.arange(ids_bt.shape[1]))
+        positions = embed(self.nr_rows_of_positions, name="position_embeddings")(self._positions(mask_bt))
         types = embed(self.type_vocab_size, name="type_embeddings")
         types_btd = types(jnp.zeros((1, 1), jnp.int32) if type_ids_bt is None else type_ids_bt)
-        return _layer_norm(self.layer_norm_eps, name="embeddings_norm")(words_btd + positions_td + types_btd)
+        return layer_norm(self.layer_norm_eps, name="embeddings_norm")(words_btd + positions + types_btd)
 
     def _pool(self, hidden_btd, mask_bt):
         if self.pooling == "mean":
-            weights_bt = mask_bt / jnp.maximum(mask_bt.sum(1, keepdims=True), 1)
-            return jnp.einsum("btd,bt->bd", hidden_btd.astype(jnp.float32), weights_bt)
-        first_bd = hidden_btd[:, 0].astype(jnp.float32)
+            return mean_over(hidden_btd, mask_bt)
+        first_bd = first_token(hidden_btd)
         if self.pooling == "cls":
             return first_bd
-        return jnp.tanh(nn.Dense(self.hidden_size, kernel_init=_normal, name="pooler")(first_bd))
+        return jnp.tanh(nn.Dense(self.hidden_size, kernel_init=normal, name="pooler")(first_bd))
 
     @classmethod
     def from_config(cls, config: dict, **options: Any) -> "Bert":
@@ -174,21 +138,12 @@ class Bert(nn.Module):
         position = config.get("position_embedding_type", "absolute")
         if position != "absolute":
             raise ValueError(f"position_embedding_type {position!r} is not supported: only absolute")
-        fields = {field: config[key] for key, field in _FIELD_OF_KEY.items() if config.get(key) is not None} | options
-        if "vocab_size" not in fields:
-            raise ValueError("config.json has no vocab_size: not the config of a BERT encoder")
-        module = cls(**fields)
-        for field, known in (("hidden_act", ACTIVATIONS), ("pooling", POOLINGS)):
-            if getattr(module, field) not in known:
-                raise ValueError(f"{field} {getattr(module, field)!r} is not supported: one of {', '.join(known)}")
-        if module.hidden_size % module.num_heads:
-            raise ValueError(f"hidden_size {module.hidden_size} is not a multiple of num_heads {module.num_heads}")
-        return module
+        return make_module(cls, config, _FIELD_OF_KEY, options)
 
     def to_config(self) -> dict:
         """The BertConfig json of this module."""
-        fields = {key: getattr(self, field) for key, field in _FIELD_OF_KEY.items()}
-        return {"architectures": ["BertModel"], "model_type": "bert", "position_embedding_type": "absolute", **fields}
+        names = {"architectures": ["BertModel"], "model_type": "bert", "position_embedding_type": "absolute"}
+        return names | config_of(self, _FIELD_OF_KEY)
 
     @staticmethod
     def tensor_name(path: tuple[str, ...]) -> str:
@@ -203,6 +158,41 @@ class Bert(nn.Module):
         return f"embeddings.{names.get(parents[0], parents[0])}.{end}"
 
 
-def _layer_norm(eps: float, name: str) -> nn.LayerNorm:
-    """LayerNorm in float32 whatever its input; two passes, as the one-pass variance loses digits."""
-    return nn.LayerNorm(epsilon=eps, dtype=jnp.float32, use_fast_variance=False, name=name)
+class Roberta(Bert):
+    """RoBERTa: BERT whose positions are counted over the mask, from pad_id + 1 on.
+
+    The rows of the position table up to pad_id stand for padding, so that it has pad_id + 1 more than max_positions.
+    """
+
+    PREFIX = "roberta."
+    MODEL_TYPE, ARCHITECTURE = "roberta", "RobertaModel"
+
+    pad_id: int = 1
+    type_vocab_size: int = 1
+    layer_norm_eps: float = 1e-5
+
+    @property
+    def nr_rows_of_positions(self) -> int:
+        """Rows of the table of position embeddings."""
+        return self.max_positions + self.pad_id + 1
+
+    def _positions(self, mask_bt):
+        return self.pad_id + jnp.cumsum(mask_bt, axis=1) * mask_bt
+
+    @classmethod
+    def from_config(cls, config: dict, **options: Any) -> "Roberta":
+        """The module of a RobertaConfig's json; `options` are fields that win over it."""
+        pad_id = 1 if config.get("pad_token_id") is None else config["pad_token_id"]
+        positions = {"max_position_embeddings": config.get("max_position_embeddings", 514) - pad_id - 1}
+        return super().from_config(config | positions | {"pad_token_id": pad_id}, **options)
+
+    def to_config(self) -> dict:
+        """The RobertaConfig json of this module."""
+        names = {"architectures": [self.ARCHITECTURE], "model_type": self.MODEL_TYPE}
+        return super().to_config() | names | {"max_position_embeddings": self.nr_rows_of_positions}
+
+
+class XlmRoberta(Roberta):
+    """XLM-RoBERTa (Conneau et al. 2020): RoBERTa with another vocabulary."""
+
+    MODEL_TYPE, ARCHITECTURE = "xlm-roberta", "XLMRobertaModel"

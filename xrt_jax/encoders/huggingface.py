@@ -29,6 +29,8 @@ _TOKENIZER_FILES = (
     "spiece.model",
 )
 
+_MARKS = ("config.json", *_TOKENIZER_FILES)  # a folder with one of these is an encoder's or a tokenizer's
+
 _log = logging.getLogger(__name__)
 
 
@@ -38,7 +40,7 @@ _log = logging.getLogger(__name__)
 def load_encoder(
     name_or_folder: str | Path,
     *,
-    pooling: str = "pooler",
+    pooling: str = "auto",
     hidden_dropout: float | None = None,
     attention_dropout: float | None = None,
     dtype: Any = jnp.float32,
@@ -47,8 +49,10 @@ def load_encoder(
 ) -> tuple[nn.Module, dict]:
     """Module and float32 parameters of a Hugging Face folder or hub name; a dropout of None is the config's.
 
-    The folder holds config.json and model.safetensors or pytorch_model.bin, whole or in shards with an index. Missing
-    pooler weights are drawn from `seed`, with a warning. ValueError or FileNotFoundError, in one line, for the rest.
+    The folder holds config.json and model.safetensors or pytorch_model.bin, whole or in shards with an index; a PECOS
+    model, its text_encoder and the folder inside that will do too. pooling "auto" is PECOS's for the type of encoder.
+    Missing pooler weights are drawn from `seed`, with a warning. ValueError or FileNotFoundError, in one line, for the
+    rest.
     """
     folder = _find_encoder_folder(name_or_folder)
     config = read_json(folder / "config.json")
@@ -62,12 +66,18 @@ def load_encoder(
         module = encoder.from_config(config, dtype=dtype, remat=remat, **options)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
-    tensors = {_plain_name(name, config["model_type"]): array for name, array in _read_tensors(folder).items()}
+    tensors = {_plain_name(name, encoder.PREFIX): array for name, array in _read_tensors(folder).items()}
     return module, _params_from_tensors(module, tensors, folder=folder, seed=seed)
 
 
+def _in_pecos_folder(folder: Path, name: str) -> Path:
+    """The folder `name` of a PECOS model or of its text_encoder, or `folder` itself where it is none."""
+    inside = (folder / "text_encoder" / name, folder / name)
+    return next((path for path in inside if any((path / file).is_file() for file in _MARKS)), folder)
+
+
 def _find_encoder_folder(name_or_folder: str | Path) -> Path:
-    folder = Path(name_or_folder)
+    folder = _in_pecos_folder(Path(name_or_folder), "text_encoder")
     if not folder.is_dir():
         # The hub often keeps the same weights twice; the second format is fetched only where the first is absent.
         folder = _fetch(name_or_folder, ("config.json", "model*.safetensors", "model.safetensors.index.json"))
@@ -113,9 +123,9 @@ def _read_file(path: Path, read) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} is damaged: {error}") from None
 
 
-def _plain_name(name: str, model_type: str) -> str:
+def _plain_name(name: str, prefix: str) -> str:
     """A tensor's name without the prefix of task models, and with LayerNorm weights as they are called since 2019."""
-    name = name.removeprefix(f"{model_type}.")
+    name = name.removeprefix(prefix)
     if name.endswith((".gamma", ".beta")):
         stem, end = name.rsplit(".", 1)
         name = f"{stem}.{'weight' if end == 'gamma' else 'bias'}"
@@ -236,7 +246,7 @@ def load_tokenizer(name_or_folder: str | Path):
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # else: "PyTorch was not found", at import
     from transformers import AutoTokenizer
 
-    folder = Path(name_or_folder)
+    folder = _in_pecos_folder(Path(name_or_folder), "text_tokenizer")
     if not folder.is_dir():
         folder = _fetch(name_or_folder, ("config.json", *_TOKENIZER_FILES))
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):

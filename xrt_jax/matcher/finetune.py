@@ -1,5 +1,6 @@
 """Fine-tuning of one level, and passes over texts without gradients."""
 
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,10 +14,11 @@ from scipy.sparse import csc_matrix, csr_matrix
 from xrt_jax.data.tokens import Tokens, bucket_lengths, pad_batch, pass_batch_size, plan_epoch, plan_pass, text_lengths
 from xrt_jax.matcher.head import pad_head, unpad_head
 from xrt_jax.matcher.mesh import replicate, split_batch, split_labels
-from xrt_jax.matcher.optimizer import encoder_optimizer, head_optimizer, linear_schedule
+from xrt_jax.matcher.optimizer import accumulated, encoder_optimizer, head_optimizer, make_schedule
 from xrt_jax.matcher.shortlist import pack_rows, parent_of_label, shortlist_width
 from xrt_jax.matcher.step import (
     ScoreBatch,
+    Told,
     TrainBatch,
     init_state,
     make_embed_step,
@@ -59,34 +61,44 @@ def fine_tune(
     num_steps: int,
     learning_rate: float,
     head_learning_rate: float,
+    lr_schedule: str,
     warmup_steps: int,
+    gradient_accumulation: int,
     adam_epsilon: float,
     weight_decay: float,
     max_grad_norm: float,
     log_steps: int,
     eval_steps: int,
+    save_steps: int,
     seed: int,
+    steps=None,
     evaluate: Callable[[dict, dict], dict] | None = None,
     progress=None,
     log=None,
 ):
     """Fine-tunes encoder and head on one level: labels Y [n, l], tree C [l, clusters], shortlists from M [n, clusters].
 
-    Returns (encoder, head), the head as numpy arrays. batch_size is global, over all devices. `evaluate(encoder, head)`
-    runs every eval_steps updates (0: never) and its dict goes to `log`, as do the mean loss and the learning rate every
-    log_steps updates. head_learning_rate 0 stands for the encoder's learning_rate.
+    Returns (encoder, head), the head as numpy arrays. batch_size is global, over all devices; each of the num_steps
+    updates takes the mean gradient of gradient_accumulation batches. `evaluate(encoder, head)` runs every eval_steps
+    updates (0: never) and its dict goes to `log`, as do, every log_steps updates, the learning rate and since the last
+    time the means of loss and gradient norm and the documents and tokens a second.
+    head_learning_rate 0 stands for the encoder's learning_rate. `steps` (checkpoint.Steps) takes the state every
+    save_steps updates (0: never); where it holds one, training goes on from there to the same bits.
     """
     schedule, head_schedule = (
-        linear_schedule(rate, warmup_steps=warmup_steps, max_steps=num_steps)
+        make_schedule(lr_schedule, rate, warmup_steps=warmup_steps, max_steps=num_steps)
         for rate in (learning_rate, head_learning_rate or learning_rate)
     )
     encoder_tx = encoder_optimizer(
         schedule, adam_epsilon=adam_epsilon, weight_decay=weight_decay, max_grad_norm=max_grad_norm
     )
     head_tx = head_optimizer(head_schedule, adam_epsilon=adam_epsilon, max_grad_norm=max_grad_norm, lazy=lazy_head)
+    encoder_tx, head_tx = (accumulated(tx, gradient_accumulation) for tx in (encoder_tx, head_tx))
     head = split_labels(mesh, pad_head(head, mesh.shape["label"]))
     # A copy, since the first update gives the buffers of the state away and the caller may still hold them.
     state = init_state(jax.tree.map(jnp.copy, replicate(mesh, encoder)), head, encoder_tx, head_tx)
+    state = steps.load(state) if steps else state
+    first = int(state.step)
     parent_l = place_parents(mesh, C)
     step = make_train_step(
         module,
@@ -99,53 +111,68 @@ def fine_tune(
     )
     key = jax.random.key(seed)
     bar = progress(num_steps, "fine-tune") if progress else None
-    losses = []
-    for i, batch in enumerate(
-        train_batches(tokens, Y, M, padding, batch_size=batch_size, steps=num_steps, seed=seed), 1
-    ):
-        state, value = step(state, split_batch(mesh, batch), parent_l, key)
-        losses.append(value)
-        if len(losses) > 1:
-            losses[-2].block_until_ready()  # one update runs while the next batch is made, no more: the bar stays true
+    if bar:
+        bar.update(first // gradient_accumulation)
+    told, nr_tokens, since, stop = [], 0, time.perf_counter(), num_steps * gradient_accumulation
+    batches = train_batches(tokens, Y, M, padding, batch_size=batch_size, first=first, stop=stop, seed=seed)
+    for nr_batches, batch in enumerate(batches, first + 1):
+        state, of_batch = step(state, split_batch(mesh, batch), parent_l, key)
+        told.append(of_batch)
+        nr_tokens += int(batch.mask_bt.sum())
+        if len(told) > 1:  # one update runs while the next batch is made, no more: the bar stays true
+            told[-2].loss.block_until_ready()
+        i, rest = divmod(nr_batches, gradient_accumulation)
+        if rest:
+            continue
         if bar:
             bar.update(1)
         if i % log_steps == 0 or i == num_steps:
-            mean = finite_mean(losses, i)
-            losses = []
+            means, seconds = finite_means(told, i), time.perf_counter() - since
+            rates = {"documents_per_s": len(told) * batch_size / seconds, "tokens_per_s": nr_tokens / seconds}
             if log:
-                log({"step": i, "loss": mean, "learning_rate": float(schedule(i - 1))})
+                log({"step": i, **means, "learning_rate": float(schedule(i - 1)), **rates})
+            told, nr_tokens, since = [], 0, time.perf_counter()
         if evaluate and eval_steps and (i % eval_steps == 0 or i == num_steps):
             metrics = evaluate(state.encoder, unpad_head(state.head, Y.shape[1]))
             if log:
                 log({"step": i, **metrics})
+            since = time.perf_counter()
+        if steps and save_steps and i % save_steps == 0 and i < num_steps:
+            steps.save(state)
     if bar:
         bar.close()
     return state.encoder, unpad_head(state.head, Y.shape[1])
 
 
 def train_batches(
-    tokens: Tokens, Y: csr_matrix, M: csr_matrix, padding: Padding, *, batch_size: int, steps: int, seed: int
+    tokens: Tokens, Y: csr_matrix, M: csr_matrix, padding: Padding, *, batch_size: int, first: int, stop: int, seed: int
 ):
-    """Yields `steps` host batches (TrainBatch), epoch after epoch."""
+    """Yields the host batches (TrainBatch) first:stop of an endless run, epoch after epoch."""
     lengths, buckets = text_lengths(tokens), padding.buckets(tokens)
     clusters, labels = pack_rows(M), pack_rows(Y)
-    done, epoch = 0, 0
-    while done < steps:
-        for batch in plan_epoch(lengths, buckets, batch_size=batch_size, seed=seed, epoch=epoch)[: steps - done]:
+    an_epoch = -(-len(lengths) // batch_size)
+    epoch, skipped = divmod(first, an_epoch)
+    done = first - skipped
+    while done < stop:
+        for batch in plan_epoch(lengths, buckets, batch_size=batch_size, seed=seed, epoch=epoch)[: stop - done]:
+            done += 1
+            if done <= first:
+                continue
             ids_bt, mask_bt = pad_batch(tokens, batch, batch_size=batch_size)
             rows = np.resize(batch.rows, batch_size)
             weight_b = (np.arange(batch_size) < len(batch.rows)).astype(np.float32)
             yield TrainBatch(ids_bt, mask_bt, clusters.index[rows], labels.index[rows], labels.value[rows], weight_b)
-            done += 1
         epoch += 1
 
 
-def finite_mean(losses: list, step: int) -> float:
-    """Mean of the device scalars; ValueError if training has diverged."""
-    mean = float(np.mean(jax.device_get(losses)))
-    if not np.isfinite(mean):
-        raise ValueError(f"the loss is {mean} at step {step}: lower matcher.learning_rate or matcher.max_grad_norm")
-    return mean
+def finite_means(told: list[Told], step: int) -> dict[str, float]:
+    """Means of what the batches told; ValueError if training has diverged."""
+    means = dict(zip(Told._fields, np.mean(jax.device_get(told), axis=0).tolist(), strict=True))
+    if not np.isfinite(means["loss"]):
+        raise ValueError(
+            f"the loss is {means['loss']} at step {step}: lower matcher.learning_rate or matcher.max_grad_norm"
+        )
+    return means
 
 
 def place_parents(mesh: Mesh, C: csc_matrix) -> jax.Array:

@@ -1,4 +1,4 @@
-"""AdamW for the encoder, Adam for the head, with warm-up, linear decay and clipping; each is clipped on its own."""
+"""AdamW for the encoder, Adam for the head, with a schedule of the rate and clipping; each is clipped on its own."""
 
 import math
 from typing import NamedTuple
@@ -7,16 +7,44 @@ import jax
 import jax.numpy as jnp
 import optax
 
+LR_END = 1e-7  # where the polynomial schedule ends
 
-def linear_schedule(learning_rate: float, *, warmup_steps: int, max_steps: int) -> optax.Schedule:
-    """Rate of update s = 0, 1, …: up over warmup_steps, then down to 0 at max_steps (Hugging Face's "linear")."""
+# From the share of the decaying updates that are done, 0 to 1, to the share of the rate; Hugging Face's names.
+DECAYS = {
+    "linear": lambda done: 1 - done,
+    "cosine": lambda done: 0.5 * (1 + jnp.cos(jnp.pi * done)),
+    "cosine_with_restarts": lambda done: 0.5 * (1 + jnp.cos(jnp.pi * done)),  # its default is one cycle, no restart
+    "polynomial": lambda done: 1 - done,
+    "constant": jnp.ones_like,
+    "constant_with_warmup": jnp.ones_like,
+}
+
+
+def check_schedule(name: str) -> None:
+    """ValueError for an unknown schedule of the learning rate."""
+    if name not in DECAYS:
+        raise ValueError(f"matcher.lr_schedule is {name!r}: choose one of {', '.join(DECAYS)}")
+
+
+def make_schedule(name: str, learning_rate: float, *, warmup_steps: int, max_steps: int) -> optax.Schedule:
+    """Rate of update s = 0, 1, …: up from 0 over warmup_steps (not "constant"), then down to the end at max_steps.
+
+    As Hugging Face's get_scheduler with its defaults; the power of "polynomial" is 1, its end 1e-7.
+    """
+    warmup_steps = 0 if name == "constant" else warmup_steps
+    end = min(LR_END, learning_rate) if name == "polynomial" else 0.0
 
     def schedule(step):
-        up = step / max(1, warmup_steps)
-        down = (max_steps - step) / max(1, max_steps - warmup_steps)
-        return learning_rate * jnp.where(step < warmup_steps, up, jnp.maximum(down, 0.0))
+        up = learning_rate * (step / max(1, warmup_steps))
+        done = jnp.clip((step - warmup_steps) / max(1, max_steps - warmup_steps), 0.0, 1.0)
+        return jnp.where(step < warmup_steps, up, end + (learning_rate - end) * DECAYS[name](done))
 
     return schedule
+
+
+def accumulated(tx: optax.GradientTransformation, nr_batches: int) -> optax.GradientTransformation:
+    """An update of tx by the mean gradient of so many batches, with the last of them; none with the others."""
+    return tx if nr_batches == 1 else optax.MultiSteps(tx, nr_batches).gradient_transformation()
 
 
 def decays(params) -> dict:

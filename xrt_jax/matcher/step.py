@@ -17,11 +17,18 @@ from xrt_jax.matcher.shortlist import unpack_rows
 class State(NamedTuple):
     """Everything that an update changes."""
 
-    step: jax.Array  # int32 [], updates done
+    step: jax.Array  # int32 [], batches done
     encoder: dict
     head: dict  # W float32 [labels, hidden], b float32 [labels]
     encoder_opt: optax.OptState
     head_opt: optax.OptState
+
+
+class Told(NamedTuple):
+    """What an update tells of itself, float32 []."""
+
+    loss: jax.Array  # of the batch, before the update
+    gradient_norm: jax.Array  # of encoder and head together, before clipping
 
 
 class TrainBatch(NamedTuple):
@@ -64,11 +71,11 @@ def children_of(clusters_bk: jax.Array, values_bk: jax.Array, parent_l: jax.Arra
 
 def make_train_step(
     module, encoder_tx, head_tx, *, loss: str, width: int, nr_clusters: int, mesh: Mesh
-) -> Callable[[State, TrainBatch, jax.Array, jax.Array], tuple[State, jax.Array]]:
-    """Jitted update (state, batch, parent_l, key) -> (state, loss); the state given is used up.
+) -> Callable[[State, TrainBatch, jax.Array, jax.Array], tuple[State, Told]]:
+    """Jitted step (state, batch, parent_l, key) -> (state, Told); the state given is used up.
 
     parent_l int32 [labels] holds each label's parent cluster, nr_clusters (one past the last) for rows that only pad
-    the head. key: the run's dropout key; each update folds its step number in.
+    the head. key: the run's dropout key; each step folds its number in.
     """
 
     def loss_fn(params, batch: TrainBatch, parent_l, key):
@@ -91,7 +98,8 @@ def make_train_step(
         head_step, head_opt = head_tx.update(head_grad, state.head_opt, state.head)
         encoder = optax.apply_updates(state.encoder, encoder_step)
         head = optax.apply_updates(state.head, head_step)
-        return State(state.step + 1, encoder, head, encoder_opt, head_opt), value
+        told = Told(value, optax.global_norm((encoder_grad, head_grad)))
+        return State(state.step + 1, encoder, head, encoder_opt, head_opt), told
 
     return jax.jit(train_step, donate_argnums=0)
 
