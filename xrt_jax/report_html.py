@@ -59,7 +59,7 @@ def line_chart(title: str, series: dict[str, list[tuple[float, float]]], x_label
         parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{color}"/>' for x, y in (at(*p) for p in line)]
         parts.append(f'<text x="{right + 8}" y="{top + 10 + 16 * number}" fill="{color}">{escape(name)}</text>')
-    return f'<svg viewBox="0 0 540 230" width="540" font-size="11">{"".join(parts)}</svg>'
+    return f'<svg viewBox="0 0 540 230" width="440" font-size="12">{"".join(parts)}</svg>'
 
 
 def bar_chart(bars: dict[str, float], unit: str) -> str:
