@@ -258,9 +258,8 @@ def test_an_interrupted_level_goes_on_to_the_same_bits(problem, label_devices, t
     steps.wait()
     assert steps.latest() == 4 and [path.name for path in steps.folder.iterdir()] == ["4"]
     seen.clear()
-    resumed = tune(
-        problem, mesh, num_steps=9, save_steps=2, steps=Steps(tmp_path), log=lambda e: seen.append(e["step"])
-    )
+    steps = Steps(tmp_path)  # as a new process has it
+    resumed = tune(problem, mesh, num_steps=9, save_steps=2, steps=steps, log=lambda entry: seen.append(entry["step"]))
     assert seen == [5, 6, 7, 8, 9]
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
         np.testing.assert_array_equal(a, b)
