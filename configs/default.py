@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     config.xr_linear = True  # also train XR-Linear on the same features, with the same ranker settings, to compare
 
     config.do_fine_tune = True  # False: the ranker takes the embeddings of the encoder as it comes
+    config.only_encoder = False  # True: no ranker is trained, the model folder holds the encoder alone
     config.fix_clustering = False  # True: the ranker takes the preliminary tree, no refined one is built
 
     config.data = ConfigDict()
@@ -80,6 +81,14 @@ def get_config() -> ConfigDict:
     config.matcher.loss = ("squared-hinge",)  # hinge, squared-hinge, weighted-(squared-)hinge, cross-entropy
     config.matcher.bootstrap = ("linear",)  # head of the levels below the first: linear, weighted-linear, inherit, none
     config.matcher.first_bootstrap = "none"  # head of the first: none (at random, as PECOS), linear, weighted-linear
+    config.matcher.max_active_labels = (0,)  # above 0: most labels a text is trained on; a random draw of negatives
+    config.matcher.head = (
+        "auto",
+    )  # logits of whole level, union of a batch's shortlists, gather a text; auto: by cost
+    config.matcher.ensemble = ("transformer-only",)  # beam handed on: transformer-only, that of the head; concat-only,
+    # of linear classifiers on [X | embedding]; average, rank_average, round_robin of both. Not on the last level.
+    config.matcher.concat_threshold = (0.1,)  # smaller weights of those classifiers are dropped
+    config.matcher.cost_sensitive = False  # a positive costs them its share of the text's labels
     config.matcher.batch_size = (32,)  # texts an update over all devices
     config.matcher.num_epochs = (5.0,)
     config.matcher.max_steps = (0,)  # above 0: updates, in place of num_epochs
@@ -95,6 +104,9 @@ def get_config() -> ConfigDict:
     config.matcher.post_processor = ("l3-hinge",)  # how a margin becomes a score and meets its parent's: as the paper
     config.matcher.log_steps = 50
     config.matcher.eval_steps = 200  # updates between validations; 0: never
+    config.matcher.max_no_improve = (0,)  # above 0: a level ends after so many validations in a row without a better
+    # mean of P@1, P@3 and P@5, and hands on its best parameters
+    config.matcher.score_test = True  # P@k of the matcher alone on the test texts: a pass over them for every level
     config.matcher.save_steps = 100  # updates between checkpoints, from which a killed run goes on; 0: levels only
 
     config.ranker = ConfigDict()

@@ -38,10 +38,10 @@ def test_the_run_tells_what_it_does(finished):
     assert "devices" in header
     for stage in ("xr_linear", "level_0", "level_2", "ranker"):
         assert f"\n{stage} ..." in result.stdout
-    table = result.stdout.splitlines()[-8:-3]
+    table = result.stdout.splitlines()[-10:-3]
     assert table[0].split() == ["percent", *(f"@{k}" for k in range(1, 11))]
     assert [line.split()[:2] for line in table[1:]] == [
-        [m, name] for m in "PR" for name in ("xr_linear", "xr_transformer")
+        [m, name] for m in "PR" for name in ("xr_linear", "matcher", "xr_transformer")
     ]
     for bar in ("tokenize", "fine-tune", "score"):
         assert bar in result.stderr
@@ -52,11 +52,11 @@ def test_the_run_tells_what_it_does(finished):
 def test_metrics_are_those_of_the_written_model(finished, data):
     workdir, _ = finished
     metrics = json.loads((workdir / "metrics.json").read_text())
-    assert set(metrics) == {"xr_linear", "xr_transformer", "seconds"}
+    assert set(metrics) == {"xr_linear", "matcher", "xr_transformer", "seconds"}
     assert {"data", "tfidf", "level_0", "ranker"} <= set(metrics["seconds"])
-    for name in ("xr_linear", "xr_transformer"):
+    for name in ("xr_linear", "matcher", "xr_transformer"):
         assert len(metrics[name]["prec"]) == len(metrics[name]["recall"]) == 10
-        assert metrics[name]["prec"][0] > 80  # a label's own words make it easy; chance is 8
+        assert name == "matcher" or metrics[name]["prec"][0] > 80  # a label's own words make it easy; chance is 8
     entries = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert {entry["level"] for entry in entries if "loss" in entry and "level" in entry} == {0, 1, 2}
     assert {entry["level"] for entry in entries if "P@1" in entry} == {0, 1, 2}
@@ -88,7 +88,7 @@ def test_the_report_shows_curves_metrics_and_examples(finished):
     page = (finished[0] / "report.html").read_text()
     for part in ("training loss", "validation P@1", "level 2", "P xr_transformer", "xr_linear", "label 7", "Document "):
         assert part in page
-    assert page.count("<polyline") == 2 * 3 + 2 * 2  # levels twice, rankings twice
+    assert page.count("<polyline") == 2 * 3 + 2 * 3  # levels twice, rankings twice
     assert "http" not in page and "<script" not in page
 
 
@@ -127,7 +127,7 @@ def test_started_again_a_finished_run_only_prints_its_table(finished, data):
     result = run("xrt_jax.main", *arguments(data, workdir))
     assert result.returncode == 0, result.stderr
     assert "fine-tune" not in result.stderr
-    assert result.stdout.splitlines()[-8:] == first.stdout.splitlines()[-8:]
+    assert result.stdout.splitlines()[-10:] == first.stdout.splitlines()[-10:]
     after = json.loads((workdir / "metrics.json").read_text())
     assert {k: v for k, v in after.items() if k != "seconds"} == {k: v for k, v in before.items() if k != "seconds"}
 
@@ -226,6 +226,37 @@ def test_an_encoder_as_it_comes_on_a_given_tree(finished, data, tmp_path):
     assert json.loads((tmp_path / "w/metrics.json").read_text())["xr_transformer"]["prec"][0] > 80
 
 
+def test_an_encoder_alone_with_every_option_of_the_matcher(finished, data, tmp_path):
+    """Beams of the concat model, short shortlists, both listed heads, an early end; the folder embeds, not ranks."""
+    whole, _ = finished
+    changes = {"only_encoder": True, "encoder__name": whole / "model/encoder", "xr_linear": False}
+    changes |= {"matcher__ensemble": "concat-only,rank_average,average", "matcher__max_active_labels": 5}
+    changes |= {"matcher__head": "auto,gather,union", "matcher__cost_sensitive": True, "matcher__eval_steps": 2}
+    changes |= {"matcher__bootstrap": "inherit", "matcher__first_bootstrap": "none"}
+    changes |= {"matcher__max_no_improve": 1, "matcher__learning_rate": 0, "matcher__lr_schedule": "constant"}
+    result = run("xrt_jax.main", *arguments(data, tmp_path / "w", **changes))
+    assert result.returncode == 0, result.stderr
+    for bar in ("whole head", "gather head", "union head", "training 4 classifiers", "training 8 classifiers"):
+        assert bar in result.stderr
+    assert "training 24 classifiers" not in result.stderr  # the last level hands nothing on
+    entries = [json.loads(line) for line in (tmp_path / "w/metrics.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in entries if "P@1" in entry] == [2, 4] * 3  # no better at a rate of 0
+    metrics = json.loads((tmp_path / "w/metrics.json").read_text())
+    assert set(metrics) == {"matcher", "seconds"} and metrics["matcher"]["prec"][0] > 0
+    assert {path.name for path in (tmp_path / "w/model").iterdir()} == {
+        "config.json",
+        "encoder",
+        "labels.txt",
+        "README.md",
+    }
+    texts, out = tmp_path / "t.txt", tmp_path / "e.npy"
+    texts.write_text("aword1 aword1\n")
+    result = run("xrt_jax.encode", f"--model={tmp_path / 'w/model'}", f"--input={texts}", f"--output={out}")
+    assert result.returncode == 0 and np.load(out).shape == (1, 16)
+    refused = run("xrt_jax.predict", f"--model={tmp_path / 'w/model'}", f"--input={texts}")
+    assert refused.returncode == 2 and "is an encoder alone" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -234,6 +265,11 @@ def test_an_encoder_as_it_comes_on_a_given_tree(finished, data, tmp_path):
         ({"matcher__loss": "hing"}, "matcher.loss is 'hing': choose one of"),
         ({"matcher__lr_schedule": "square"}, "matcher.lr_schedule is 'square': choose one of"),
         ({"matcher__gradient_accumulation": "0"}, "matcher.gradient_accumulation is 0"),
+        ({"matcher__head": "all"}, "matcher.head is 'all': choose one of"),
+        ({"matcher__ensemble": "all"}, "matcher.ensemble is 'all': choose one of"),
+        ({"matcher__max_no_improve": 2, "matcher__eval_steps": 0}, "set matcher.eval_steps and data.dev_size"),
+        ({"matcher__max_active_labels": 2, "matcher__head": "whole"}, "matcher.head must be auto, union or gather"),
+        ({"only_encoder": True, "do_fine_tune": False}, "leaves nothing to train"),
         ({"data__clusters": "Y.trn.npz"}, "is a tree of 300 labels, Y has 24"),
         ({"matcher__max_steps": "1,2"}, "matcher.max_steps has 2 values for 3 levels"),
         ({"ranker__Cp": "1,2,3,4,5"}, "ranker.Cp has 5 values for 2 levels"),

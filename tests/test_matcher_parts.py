@@ -212,3 +212,74 @@ def test_lazy_adam_is_adam_where_every_row_has_a_gradient():
         a, lazy_state = lazy.update(grad, lazy_state)
         b, plain_state = plain.update(grad, plain_state)
         np.testing.assert_allclose(a, b, rtol=5e-5)  # optax takes 1 - b2**t in float32, which is off by 3e-5 at t = 1
+
+
+# ---------------------------------------------------------------- listed shortlists
+
+
+def listed_problem(seed):
+    rng = np.random.default_rng(seed)
+    C = csc_matrix(np.eye(5, dtype=np.float32)[rng.integers(0, 5, 40)])
+    Y = random_array((30, 40), density=0.08, rng=rng, dtype=np.float32, format="csr")
+    M = csr_matrix((rng.random((30, 5)) < 0.5).astype(np.float32))
+    return csr_matrix(Y), C, M, rng.integers(0, 30, 8)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_listed_labels_are_children_and_positives(seed):
+    Y, C, M, rows = listed_problem(seed)
+    found = S.list_labels(Y, M, S.children(C), rows, most=0, nr_rows=40, seed=0)
+    assert [a.dtype for a in found] == [np.int32, np.int32, np.float32]
+    assert found.slots_bw.shape == found.values_bw.shape
+    nr_listed = int((found.rows_u < 40).sum())
+    assert len(found.rows_u) == min(40, 1 << (nr_listed - 1).bit_length())
+    union = set()
+    for b, i in enumerate(rows):
+        used = found.slots_bw[b] < len(found.rows_u)
+        labels = found.rows_u[found.slots_bw[b][used]]
+        expected = {label for label in range(40) if M[i, C.tocsr()[[label]].indices[0]] or Y[i, label]}
+        assert set(labels.tolist()) == expected and len(labels) == len(expected)
+        np.testing.assert_array_equal(found.values_bw[b][used], [Y[i, label] for label in labels])
+        union |= expected
+    assert found.rows_u[:nr_listed].tolist() == sorted(union)
+
+
+def test_long_shortlists_keep_their_positives_and_a_draw_of_the_others():
+    Y, C, M, rows = listed_problem(1)
+    whole = S.list_labels(Y, M, S.children(C), rows, most=0, nr_rows=40, seed=0)
+    draws = [S.list_labels(Y, M, S.children(C), rows, most=12, nr_rows=40, seed=(3, n)) for n in range(99)]
+    again = S.list_labels(Y, M, S.children(C), rows, most=12, nr_rows=40, seed=(3, 0))
+    assert all(map(np.array_equal, draws[0], again))
+
+    def labels(found, b):
+        return set(found.rows_u[found.slots_bw[b][found.slots_bw[b] < len(found.rows_u)]].tolist())
+
+    for b, i in enumerate(rows):
+        positives, everything = set(Y[[i]].indices.tolist()), labels(whole, b)
+        for found in draws:
+            assert positives <= labels(found, b) <= everything
+            assert len(labels(found, b)) == min(len(everything), max(12, len(positives)))
+        assert set().union(*(labels(found, b) for found in draws)) == everything  # 99 draws leave no label out
+
+
+def test_the_cheapest_head_is_chosen():
+    sizes = {"hidden_size": 384, "batch_size": 32, "platform": "cpu"}
+
+    def cheapest(nr_labels, **lists):
+        found = H.costs(nr_labels, **lists, **sizes)
+        return min(found, key=found.get)
+
+    assert cheapest(512, union=512, width=100) == "whole"
+    assert cheapest(500_000, union=16384, width=4096) == "union"
+    assert cheapest(500_000, union=400_000, width=64) == "gather"
+    lists = [
+        S.list_labels(
+            *listed_problem(0)[::2], S.children(listed_problem(0)[1]), np.arange(4), most=0, nr_rows=40, seed=0
+        )
+    ]
+    choose = partial(H.choose_strategy, lists=lists, nr_labels=40, hidden_size=8, batch_size=4)
+    assert choose("gather", by_row=False, must_list=False) == "gather"
+    assert choose("auto", by_row=False, must_list=False) == "whole"
+    assert choose("auto", by_row=False, must_list=True) in ("union", "gather")
+    with pytest.raises(ValueError, match=r"matcher\.head is 'all': choose one of auto, whole, union, gather"):
+        H.check_strategy("all")

@@ -56,6 +56,8 @@ def tune(problem, mesh, **changes):
     tokens, Y, C, M, module, encoder, head = problem
     settings = {
         "lazy_head": True,
+        "strategy": "whole",
+        "max_active_labels": 0,
         "loss": "weighted-squared-hinge",
         "batch_size": 8,
         "num_steps": 5,
@@ -69,6 +71,7 @@ def tune(problem, mesh, **changes):
         "max_grad_norm": 1.0,
         "log_steps": 1,
         "eval_steps": 0,
+        "max_no_improve": 0,
         "save_steps": 0,
         "seed": 0,
     } | changes
@@ -109,11 +112,19 @@ def test_train_step_takes_the_gradient_of_the_mean_shortlist_loss(problem):
 
     tx = optax.sgd(0.1)
     step = S.make_train_step(
-        Still(), tx, tx, loss="weighted-squared-hinge", width=width, nr_clusters=NR_CLUSTERS, mesh=mesh
+        Still(),
+        tx,
+        tx,
+        loss="weighted-squared-hinge",
+        width=width,
+        nr_clusters=NR_CLUSTERS,
+        mesh=mesh,
+        strategy="whole",
+        by_row=False,
     )
     clusters, labels = pack_rows(M), pack_rows(Y)
     weight = (rows < 6).astype(np.float32)
-    batch = S.TrainBatch(ids, mask, clusters.index[rows], labels.index[rows], labels.value[rows], weight)
+    batch = S.TrainBatch(ids, mask, S.ByCluster(clusters.index[rows], labels.index[rows], labels.value[rows]), weight)
     start = jax.tree.map(jnp.array, (encoder, head))
     loss, grads = jax.value_and_grad(slow_loss)(start)
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, start, grads)
@@ -228,15 +239,92 @@ def test_number_of_steps():
 
 def test_an_epoch_of_train_batches_weighs_every_text_once(problem):
     tokens, Y, _, M, *_ = problem
-    batches = list(F.train_batches(tokens, Y, M, PADDING, batch_size=7, first=0, stop=8, seed=0))
+    lists = F.by_cluster(Y, M)
+    batches = list(F.train_batches(tokens, lists, PADDING, batch_size=7, first=0, stop=8, seed=0))
     assert len(batches) == 8
     assert sum(float(batch.weight_b.sum()) for batch in batches) == 2 * NR_TEXTS
     assert all(batch.ids_bt.shape[0] == 7 for batch in batches)
     for first in (1, 4, 6, 8):
-        rest = list(F.train_batches(tokens, Y, M, PADDING, batch_size=7, first=first, stop=8, seed=0))
+        rest = list(F.train_batches(tokens, lists, PADDING, batch_size=7, first=first, stop=8, seed=0))
         assert len(rest) == 8 - first
-        for batch, expected in zip(rest, batches[first:], strict=True):
-            assert all(map(np.array_equal, batch, expected))
+        jax.tree.map(np.testing.assert_array_equal, rest, batches[first:])
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("optimizer", ["lazy Adam", "SGD"])
+def test_every_head_strategy_makes_the_same_updates(problem, optimizer, accumulation, monkeypatch):
+    """Steps of plain SGD are the gradients, those of lazy Adam show the moments of listed rows; one and 8 devices."""
+    if optimizer == "SGD":
+        monkeypatch.setattr(F, "encoder_optimizer", lambda schedule, **_: optax.sgd(0.5))
+        monkeypatch.setattr(F, "head_optimizer", lambda schedule, **_: optax.sgd(0.5))
+    changes = {"gradient_accumulation": accumulation, "num_steps": 4}
+    one = make_mesh(devices=jax.devices()[:1])
+    whole = tune(problem, one, **changes)
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), whole, (problem[5], problem[6]))
+    assert max(jax.tree.leaves(moved)) > 1e-3
+    for strategy, mesh in (("union", one), ("gather", make_mesh(4 if accumulation == 1 else 1))):
+        listed = tune(problem, mesh, strategy=strategy, **changes)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), whole, listed)
+
+
+def test_a_step_on_listed_rows_leaves_the_others_alone(problem):
+    """A head with rows that no shortlist holds: neither they nor their moments move, and the others do."""
+    tokens, Y, C, M, module, encoder, head = problem
+    Y, M = Y.copy(), M.copy()
+    outside = np.flatnonzero(parent_of_label(C) == 2)
+    Y[:, outside], M[:, 2] = 0, 0
+    Y.eliminate_zeros()
+    M.eliminate_zeros()
+    found = tune((tokens, Y, C, M, module, encoder, head), make_mesh(), strategy="union")[1]
+    np.testing.assert_array_equal(found["W"][outside], head["W"][outside])
+    others = np.setdiff1d(np.arange(NR_LABELS), outside)
+    assert (found["W"][others] != head["W"][others]).any(axis=1).all()
+
+
+def test_training_ends_when_validation_no_longer_improves(problem, tmp_path):
+    """The best parameters come back, also after an interruption; a tie is no improvement."""
+    mesh = make_mesh(devices=jax.devices()[:1])
+    values = {1: 1.0, 2: 3.0, 3: 3.0, 4: 2.0, 5: 9.0}
+    seen, kept = [], {}
+
+    def run(cut=None, steps=None):
+        seen.clear()
+
+        def evaluate(encoder, head):
+            step = len(seen) + 1 if cut is None or not seen else seen[-1] + 1
+            kept[step] = jax.tree.map(np.array, (encoder, head))
+            return {"P@1": values[step]}
+
+        def log(entry):
+            if "P@1" in entry:
+                seen.append(entry["step"])
+            if entry["step"] == cut:
+                raise KeyboardInterrupt
+
+        return tune(
+            problem,
+            mesh,
+            num_steps=9,
+            eval_steps=1,
+            save_steps=1,
+            max_no_improve=2,
+            evaluate=evaluate,
+            log=log,
+            steps=steps,
+        )
+
+    found = run()
+    assert seen == [1, 2, 3, 4]
+    jax.tree.map(np.testing.assert_array_equal, found, kept[2])
+    steps = Steps(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run(cut=4, steps=steps)
+    steps.wait()
+    assert steps.latest() == 3
+    values[1] = values[4]  # the resumed run evaluates update 4 first
+    resumed = run(steps=Steps(tmp_path))
+    assert seen == [4]
+    jax.tree.map(np.testing.assert_array_equal, resumed, found)
 
 
 @pytest.mark.parametrize("label_devices", [1, 2])

@@ -50,7 +50,7 @@ def mark_done(folder: str | Path) -> None:
 class Steps:
     """Checkpoints inside a level, one directory each, written in the background; older ones go when a new one is whole.
 
-    A state is any tree of arrays with a leaf `step`, the number of batches done.
+    A state is any tree of arrays.
     """
 
     def __init__(self, folder: str | Path):
@@ -75,12 +75,12 @@ class Steps:
         ]
         return jax.tree.unflatten(structure, placed)
 
-    def save(self, state) -> None:
-        """Starts to write a checkpoint, once the one before is whole. The state may change from then on."""
+    def save(self, step: int, state) -> None:
+        """Starts to write a checkpoint, once the one before is whole; step: batches done. The state may change then."""
         # A copy: on CPU the arrays are the device's own memory, which the next update writes to.
         leaves = {str(i): np.array(leaf) for i, leaf in enumerate(jax.device_get(jax.tree.leaves(state)))}
         self.wait()
-        self._writing = ocp.save_async(self.folder / str(int(state.step)), leaves, overwrite=True)
+        self._writing = ocp.save_async(self.folder / str(step), leaves, overwrite=True)
 
     def wait(self) -> None:
         """Returns when what is being written is whole, and leaves only that."""

@@ -2,7 +2,7 @@
 
 config.json   what is in the folder, and how texts are tokenized and embedded
 encoder/      a Hugging Face folder: config.json, model.safetensors, tokenizer; absent in XR-Linear alone
-ranker/       an XLinearModel folder of PECOS
+ranker/       an XLinearModel folder of PECOS; absent in an encoder alone
 tfidf/        json + npz; absent where the features came with the data set
 labels.txt    a name a line, in the order of the ranker's columns
 README.md     model card
@@ -34,11 +34,11 @@ class TextEncoder(NamedTuple):
 
 
 class Model(NamedTuple):
-    """A trained XR-Transformer, or XR-Linear alone, which has no encoder."""
+    """A trained XR-Transformer; XR-Linear alone has no encoder, an encoder alone no ranker."""
 
     settings: dict
     encoder: TextEncoder | None
-    ranker: list
+    ranker: list | None
     tfidf: Tfidf | None
     labels: list[str]
 
@@ -61,7 +61,8 @@ def save_model(
             from xrt_jax.encoders.huggingface import save_encoder
 
             save_encoder(tmp / "encoder", module, encoder, tokenizer_folder=tokenizer_folder)
-        ranker_folder.save_ranker(tmp / "ranker", ranker)
+        if ranker is not None:
+            ranker_folder.save_ranker(tmp / "ranker", ranker)
         if tfidf is not None:
             save_tfidf(tmp / "tfidf", tfidf)
         (tmp / "labels.txt").write_text("".join(f"{name}\n" for name in labels), encoding="utf-8")
@@ -78,7 +79,7 @@ def load_model(folder: str | Path, *, dtype=None) -> Model:
     return Model(
         settings=settings,
         encoder=_load_text_encoder(folder / "encoder", settings, dtype) if (folder / "encoder").is_dir() else None,
-        ranker=ranker_folder.load_ranker(folder / "ranker"),
+        ranker=ranker_folder.load_ranker(folder / "ranker") if settings["model"] != "encoder" else None,
         tfidf=load_tfidf(folder / "tfidf") if (folder / "tfidf").is_dir() else None,
         labels=(folder / "labels.txt").read_text(encoding="utf-8").splitlines(),
     )
@@ -115,6 +116,8 @@ def rank_texts(
     progress=None,
 ) -> csr_matrix:
     """Best labels of each text, csr float32 [n, labels], rows sorted by score. X: features, needed without TF-IDF."""
+    if model.ranker is None:
+        raise ValueError("this model is an encoder alone: it embeds texts (xrt_jax.encode) and ranks no labels")
     if model.tfidf is not None:
         X = transform(model.tfidf, texts)
     elif X is None:

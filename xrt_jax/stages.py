@@ -154,7 +154,12 @@ def make_features(config: ConfigDict, dataset: Dataset, workdir: Path):
         tfidf, X_trn = fit_tfidf(dataset.trn.texts, **config.tfidf)
         save_tfidf(folder, tfidf)
         save_npz(workdir / "X.trn.npz", X_trn)
-    return tfidf, X_trn, transform(tfidf, dataset.tst.texts)
+    return tfidf, X_trn, features_of(dataset.tst, tfidf)
+
+
+def features_of(split: Split, tfidf):
+    """Features of a split: its own, or TF-IDF of its texts."""
+    return split.X if tfidf is None else transform(tfidf, split.texts)
 
 
 def build_tree(config: ConfigDict, name: str, folder: Path, X, Y: csr_matrix):

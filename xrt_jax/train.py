@@ -14,14 +14,15 @@ from scipy.sparse import csr_matrix
 
 from xrt_jax import checkpoint
 from xrt_jax.config import settings_of_level
-from xrt_jax.data.tokens import load_tokens, stream, tokenize
+from xrt_jax.data.tokens import load_tokens, stream, text_lengths, tokenize
 from xrt_jax.data.vocabulary import learn_wordpiece
 from xrt_jax.disk import replace_file, write_json
 from xrt_jax.encoders.huggingface import count_parameters, init_encoder, load_encoder, load_tokenizer, save_encoder
 from xrt_jax.encoders.mlm import pretrain
 from xrt_jax.header import model_card, print_header
+from xrt_jax.matcher.concat import check_ensemble, join_beams, train_concat
 from xrt_jax.matcher.finetune import Padding, embed, fine_tune, make_scorer, number_of_steps
-from xrt_jax.matcher.head import check_bootstrap, start_head
+from xrt_jax.matcher.head import check_bootstrap, check_strategy, start_head
 from xrt_jax.matcher.loss import check_loss
 from xrt_jax.matcher.mesh import check_batch_size, make_mesh
 from xrt_jax.matcher.optimizer import check_schedule
@@ -33,6 +34,7 @@ from xrt_jax.report import Report, progress
 from xrt_jax.sparse import load_npz, save_npz
 from xrt_jax.stages import (
     build_tree,
+    features_of,
     load_clusters,
     load_data,
     make_features,
@@ -86,6 +88,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
 
     Y_trn = aggregate_labels(trn.Y, chain)
     Y_dev = aggregate_labels(dev.Y, chain) if dev else [None] * len(chain)
+    if any(uses_concat(level_settings, level) for level in range(len(level_settings))):
+        X = {"trn": X_trn, "tst": X_tst, **({"dev": features_of(dev, tfidf)} if dev else {})}
 
     # ------------------------------- step 2: fine-tuning, from easy to hard
     with report.stage("encoder"):
@@ -100,11 +104,14 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
             if split
         }
     head = emb_trn = None
-    beam_trn, beam_dev = root(trn.Y.shape[0]), root(dev.Y.shape[0]) if dev else None
+    scored = [name for name in tokens if name != "tst" or config.only_encoder or config.matcher.score_test]
+    beams = {name: root(len(text_lengths(tokens[name]))) for name in scored}
     for level, settings in enumerate(level_settings):
         with report.stage(f"level_{level}"):
             folder = workdir / f"level_{level}"
-            Y, C = Y_trn[level], chain[level]
+            Y, C, M = Y_trn[level], chain[level], beams["trn"]
+            if level:
+                M = match_clusters(Y_trn[level - 1], M, settings["negative_sampling"])
             score = make_scorer(
                 module,
                 C,
@@ -116,11 +123,6 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
             )
             steps = checkpoint.Steps(folder)
             if not checkpoint.has_state(folder):
-                M = (
-                    beam_trn
-                    if level == 0
-                    else match_clusters(Y_trn[level - 1], beam_trn, settings["negative_sampling"])
-                )
                 method = settings["bootstrap"] if level else settings["first_bootstrap"]
                 if steps.latest() is not None:  # interrupted in the middle: the checkpoint has the head
                     head = checkpoint.empty_head(Y.shape[1], module.hidden_size)
@@ -141,8 +143,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
                         progress=progress,
                     )
 
-                def evaluate(encoder, head, score=score, beam=beam_dev, Y=Y_dev[level]):
-                    return precision_at(Y, score(encoder, head, tokens["dev"], beam, "validate")[0])
+                def evaluate(encoder, head, score=score, Y=Y_dev[level]):
+                    return precision_at(Y, score(encoder, head, tokens["dev"], beams["dev"], "validate")[0])
 
                 encoder, head = fine_tune(
                     module,
@@ -155,6 +157,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
                     mesh=mesh,
                     padding=padding,
                     lazy_head=level > 0,
+                    strategy=settings["head"],
+                    max_active_labels=settings["max_active_labels"] if level else 0,
                     loss=settings["loss"],
                     batch_size=settings["batch_size"],
                     num_steps=number_of_steps(
@@ -173,6 +177,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
                     max_grad_norm=settings["max_grad_norm"],
                     log_steps=settings["log_steps"],
                     eval_steps=settings["eval_steps"],
+                    max_no_improve=settings["max_no_improve"],
                     save_steps=settings["save_steps"],
                     seed=config.seed + level,
                     steps=steps,
@@ -184,32 +189,71 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
             steps.clear()
             # Read back even when just written, so that a resumed run goes on from the same numbers.
             encoder, head = checkpoint.load_state(folder, encoder, Y.shape[1], module.hidden_size)
+            needed = {
+                "trn": needs_beam(level_settings, level) or uses_concat(level_settings, level),
+                "dev": True,
+                "tst": True,
+            }
             if not checkpoint.is_done(folder):
-                if needs_beam(level_settings, level):
-                    beam_trn, emb_trn = score(encoder, head, tokens["trn"], beam_trn)
-                    save_npz(folder / "beam.trn.npz", beam_trn)
-                    save_array(folder / "embeddings.trn.npy", emb_trn)
-                elif needs_embeddings(level_settings, level):
-                    emb_trn = embed(module, encoder, tokens["trn"], mesh=mesh, padding=padding, progress=progress)
-                    save_array(folder / "embeddings.trn.npy", emb_trn)
-                if dev:
-                    save_npz(folder / "beam.dev.npz", score(encoder, head, tokens["dev"], beam_dev)[0])
+                embeddings = {}
+                found = {}
+                for name in scored:
+                    if needed[name]:
+                        found[name], embeddings[name] = score(encoder, head, tokens[name], beams[name])
+                if "trn" not in found and needs_embeddings(level_settings, level):
+                    embeddings["trn"] = embed(
+                        module, encoder, tokens["trn"], mesh=mesh, padding=padding, progress=progress
+                    )
+                if uses_concat(level_settings, level):
+                    joined = {name: join_features(X[name], emb_nd) for name, emb_nd in embeddings.items()}
+                    concat = train_concat(
+                        joined["trn"],
+                        Y,
+                        C,
+                        M,
+                        threshold=settings["concat_threshold"],
+                        cost_sensitive=settings["cost_sensitive"],
+                        only_topk=settings["only_topk"],
+                        post_processor=settings["post_processor"],
+                        progress=progress,
+                    )
+                    for name, beam in found.items():
+                        found[name] = join_beams(
+                            settings["ensemble"],
+                            beam,
+                            concat,
+                            joined[name],
+                            beams[name],
+                            is_first=level == 0,
+                            progress=progress,
+                        )
+                for name, beam in found.items():
+                    save_npz(folder / f"beam.{name}.npz", beam)
+                if needs_embeddings(level_settings, level):
+                    save_array(folder / "embeddings.trn.npy", embeddings["trn"])
                 checkpoint.mark_done(folder)
-            if needs_beam(level_settings, level):
-                beam_trn = load_npz(folder / "beam.trn.npz")
+            for name in scored:
+                if needed[name]:
+                    beams[name] = load_npz(folder / f"beam.{name}.npz")
             if needs_embeddings(level_settings, level):
                 emb_trn = np.load(folder / "embeddings.trn.npy")
-            beam_dev = load_npz(folder / "beam.dev.npz") if dev else None
 
     if not level_settings:  # the encoder as it comes
         emb_trn = embed_once(workdir / "embeddings.trn.npy", module, encoder, tokens["trn"], mesh=mesh, padding=padding)
 
+    if level_settings and "tst" in beams and beams["tst"].shape == tst.Y.shape:
+        predictions["matcher"] = beams["tst"]
+
     # ------------ step 3: refined tree and linear ranker on [X | embedding]
-    with report.stage("embed_test"):
-        emb_tst = embed_once(workdir / "embeddings.tst.npy", module, encoder, tokens["tst"], mesh=mesh, padding=padding)
-    with report.stage("ranker"):
-        ranker = rank(config, workdir / "xr_transformer", join_features(X_trn, emb_trn), trn, ranker_chain)
-        predictions["xr_transformer"] = predict(ranker, join_features(X_tst, emb_tst), progress=progress)
+    ranker = None
+    if not config.only_encoder:
+        with report.stage("embed_test"):
+            emb_tst = embed_once(
+                workdir / "embeddings.tst.npy", module, encoder, tokens["tst"], mesh=mesh, padding=padding
+            )
+        with report.stage("ranker"):
+            ranker = rank(config, workdir / "xr_transformer", join_features(X_trn, emb_trn), trn, ranker_chain)
+            predictions["xr_transformer"] = predict(ranker, join_features(X_tst, emb_tst), progress=progress)
 
     # --------------------------------------------------- metrics and model
     metrics = {name: precision_recall(tst.Y, P, 10) for name, P in predictions.items()}
@@ -220,17 +264,17 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
         encoder=encoder,
         tokenizer_folder=start_folder,
         ranker=ranker,
-        tfidf=tfidf,
+        tfidf=tfidf if ranker else None,
         labels=dataset.label_names,
         card=model_card("XR-Transformer", dataset, metrics),
     )
     result = {**{name: percent(values) for name, values in metrics.items()}, "seconds": report.seconds()}
     write_json(workdir / "metrics.json", result)
-    ranker_sizes = [level.C.shape[0] for level in ranker]
-    save_report("XR-Transformer", workdir, report, dataset, metrics, predictions, ranker_sizes)
-    print(
-        "\n" + format_table(metrics) + f"\n\nmodel folder: {workdir / 'model'}\nreport:       {workdir / 'report.html'}"
-    )
+    if predictions:  # an encoder fine-tuned on upper levels alone ranks no labels
+        shown = levels if ranker is None else [level.C.shape[0] for level in ranker]
+        save_report("XR-Transformer", workdir, report, dataset, metrics, predictions, shown)
+        print(f"\n{format_table(metrics)}\n\nreport:       {workdir / 'report.html'}", end="")
+    print(f"\nmodel folder: {workdir / 'model'}")
     return result
 
 
@@ -241,6 +285,8 @@ def plan_levels(config: ConfigDict, nr_labels: int, mesh) -> tuple[list[int], li
     """(sizes of the preliminary tree's levels, settings of each fine-tuned level); ValueError for any bad setting."""
     sizes = tree_levels(config, "preliminary_tree", nr_labels)
     if not config.do_fine_tune:
+        if config.only_encoder:
+            raise ValueError("only_encoder with do_fine_tune=False leaves nothing to train")
         return sizes, []
     nr_fine_tuned = sum(size <= config.matcher.max_match_clusters for size in sizes)
     if not nr_fine_tuned:
@@ -253,6 +299,12 @@ def plan_levels(config: ConfigDict, nr_labels: int, mesh) -> tuple[list[int], li
             raise ValueError(f"matcher.gradient_accumulation is {level['gradient_accumulation']}: it must be 1 or more")
         check_scheme(level["negative_sampling"])
         check_bootstrap("bootstrap", level["bootstrap"])
+        check_strategy(level["head"])
+        check_ensemble(level["ensemble"])
+        if level["max_no_improve"] and not (level["eval_steps"] and config.data.dev_size):
+            raise ValueError("matcher.max_no_improve stops by validations: set matcher.eval_steps and data.dev_size")
+        if level["max_active_labels"] and level["head"] == "whole":
+            raise ValueError("matcher.max_active_labels lists labels: matcher.head must be auto, union or gather")
         check_post_processor(level["post_processor"])
         check_batch_size(mesh, level["batch_size"], "matcher.batch_size")
     check_bootstrap("first_bootstrap", config.matcher.first_bootstrap)
@@ -352,6 +404,11 @@ def needs_beam(level_settings: list[dict], level: int) -> bool:
     return any("man" in settings["negative_sampling"] for settings in level_settings[level + 1 :])
 
 
+def uses_concat(level_settings: list[dict], level: int) -> bool:
+    """Whether linear classifiers on [X | embedding] have a say in the beam handed on: not on the last level."""
+    return level < len(level_settings) - 1 and level_settings[level]["ensemble"] != "transformer-only"
+
+
 def needs_embeddings(level_settings: list[dict], level: int) -> bool:
     """Whether the training texts are embedded after a level: for the ranker, or for the next level's linear heads."""
     last = level == len(level_settings) - 1
@@ -384,4 +441,5 @@ def model_settings(config: ConfigDict) -> dict:
     """What a model folder must know to treat features and texts as in training."""
     fields = ("pooling", "truncate_length", "nr_buckets", "tokens_a_batch")
     encoder = {name: config.encoder[name] for name in fields}
-    return {"model": "xr_transformer", "normalize": config.data.normalize, **encoder}
+    model = "encoder" if config.only_encoder else "xr_transformer"
+    return {"model": model, "normalize": config.data.normalize, **encoder}

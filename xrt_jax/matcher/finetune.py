@@ -12,12 +12,14 @@ from jax.sharding import Mesh
 from scipy.sparse import csc_matrix, csr_matrix
 
 from xrt_jax.data.tokens import Tokens, bucket_lengths, pad_batch, pass_batch_size, plan_epoch, plan_pass, text_lengths
-from xrt_jax.matcher.head import pad_head, unpad_head
+from xrt_jax.matcher.head import choose_strategy, pad_head, unpad_head
 from xrt_jax.matcher.mesh import replicate, split_batch, split_labels
 from xrt_jax.matcher.optimizer import accumulated, encoder_optimizer, head_optimizer, make_schedule
-from xrt_jax.matcher.shortlist import pack_rows, parent_of_label, shortlist_width
+from xrt_jax.matcher.shortlist import Listed, children, list_labels, pack_rows, parent_of_label, shortlist_width
 from xrt_jax.matcher.step import (
+    ByCluster,
     ScoreBatch,
+    State,
     Told,
     TrainBatch,
     init_state,
@@ -56,6 +58,8 @@ def fine_tune(
     mesh: Mesh,
     padding: Padding,
     lazy_head: bool,
+    strategy: str,
+    max_active_labels: int,
     loss: str,
     batch_size: int,
     num_steps: int,
@@ -69,6 +73,7 @@ def fine_tune(
     max_grad_norm: float,
     log_steps: int,
     eval_steps: int,
+    max_no_improve: int,
     save_steps: int,
     seed: int,
     steps=None,
@@ -82,8 +87,11 @@ def fine_tune(
     updates takes the mean gradient of gradient_accumulation batches. `evaluate(encoder, head)` runs every eval_steps
     updates (0: never) and its dict goes to `log`, as do, every log_steps updates, the learning rate and since the last
     time the means of loss and gradient norm and the documents and tokens a second.
-    head_learning_rate 0 stands for the encoder's learning_rate. `steps` (checkpoint.Steps) takes the state every
-    save_steps updates (0: never); where it holds one, training goes on from there to the same bits.
+    max_no_improve above 0: training ends after so many evaluations in a row without a better mean of their values, and
+    what had the best is returned. head_learning_rate 0 stands for the encoder's learning_rate. lazy_head: rows of the
+    head rest in batches without them. strategy: one of head.STRATEGIES or auto; max_active_labels above 0: most labels
+    of a shortlist, see list_labels. `steps` (checkpoint.Steps) takes the state every save_steps updates (0: never);
+    where it holds one, training goes on from there to the same bits.
     """
     schedule, head_schedule = (
         make_schedule(lr_schedule, rate, warmup_steps=warmup_steps, max_steps=num_steps)
@@ -94,29 +102,53 @@ def fine_tune(
     )
     head_tx = head_optimizer(head_schedule, adam_epsilon=adam_epsilon, max_grad_norm=max_grad_norm, lazy=lazy_head)
     encoder_tx, head_tx = (accumulated(tx, gradient_accumulation) for tx in (encoder_tx, head_tx))
+    nr_labels, hidden_size = head["W"].shape
     head = split_labels(mesh, pad_head(head, mesh.shape["label"]))
     # A copy, since the first update gives the buffers of the state away and the caller may still hold them.
     state = init_state(jax.tree.map(jnp.copy, replicate(mesh, encoder)), head, encoder_tx, head_tx)
-    state = steps.load(state) if steps else state
+    best = start_best(state) if max_no_improve else None
+    state, best = steps.load((state, best)) if steps else (state, best)
     first = int(state.step)
-    parent_l = place_parents(mesh, C)
+    by_row = lazy_head and gradient_accumulation == 1  # the mean over batches moves every row in each of them
+    listed = by_label(Y, M, C, most=max_active_labels, nr_rows=len(head["b"]), seed=seed)
+    samples = np.array_split(np.random.default_rng(seed).permutation(len(text_lengths(tokens))), 8)
+    strategy = choose_strategy(
+        strategy,
+        [listed(sample[:batch_size], 0) for sample in samples if len(sample)],
+        nr_labels=nr_labels,
+        hidden_size=hidden_size,
+        batch_size=batch_size,
+        by_row=by_row,
+        must_list=max_active_labels > 0,
+    )
+    width = shortlist_width(M, C, Y)
     step = make_train_step(
         module,
         encoder_tx,
         head_tx,
         loss=loss,
-        width=shortlist_width(M, C, Y),
+        width=min(width, max_active_labels or width),
         nr_clusters=C.shape[1],
         mesh=mesh,
+        strategy=strategy,
+        by_row=by_row,
     )
-    key = jax.random.key(seed)
-    bar = progress(num_steps, "fine-tune") if progress else None
+    parent_l, key = place_parents(mesh, C), jax.random.key(seed)
+    bar = progress(num_steps, f"fine-tune, {strategy} head") if progress else None
     if bar:
         bar.update(first // gradient_accumulation)
     told, nr_tokens, since, stop = [], 0, time.perf_counter(), num_steps * gradient_accumulation
-    batches = train_batches(tokens, Y, M, padding, batch_size=batch_size, first=first, stop=stop, seed=seed)
+    batches = train_batches(
+        tokens,
+        by_cluster(Y, M) if strategy == "whole" else listed,
+        padding,
+        batch_size=batch_size,
+        first=first,
+        stop=stop,
+        seed=seed,
+    )
     for nr_batches, batch in enumerate(batches, first + 1):
-        state, of_batch = step(state, split_batch(mesh, batch), parent_l, key)
+        state, of_batch = step(state, place_batch(mesh, batch), parent_l, key)
         told.append(of_batch)
         nr_tokens += int(batch.mask_bt.sum())
         if len(told) > 1:  # one update runs while the next batch is made, no more: the bar stays true
@@ -133,23 +165,78 @@ def fine_tune(
                 log({"step": i, **means, "learning_rate": float(schedule(i - 1)), **rates})
             told, nr_tokens, since = [], 0, time.perf_counter()
         if evaluate and eval_steps and (i % eval_steps == 0 or i == num_steps):
-            metrics = evaluate(state.encoder, unpad_head(state.head, Y.shape[1]))
+            metrics = evaluate(state.encoder, unpad_head(state.head, nr_labels))
             if log:
                 log({"step": i, **metrics})
+            if best:
+                best = better(best, float(np.mean(list(metrics.values()))), state)
+                if int(best.nr_worse) >= max_no_improve:
+                    break
             since = time.perf_counter()
         if steps and save_steps and i % save_steps == 0 and i < num_steps:
-            steps.save(state)
+            steps.save(nr_batches, (state, best))
     if bar:
         bar.close()
-    return state.encoder, unpad_head(state.head, Y.shape[1])
+    final = best or state
+    return final.encoder, unpad_head(final.head, nr_labels)
+
+
+class Best(NamedTuple):
+    """The best evaluation so far, and what it was of."""
+
+    score: jax.Array  # float32 []
+    nr_worse: jax.Array  # int32 [], evaluations since
+    encoder: dict
+    head: dict
+
+
+def start_best(state: State) -> Best:
+    """Before the first evaluation."""
+    return Best(jnp.float32(-jnp.inf), jnp.int32(0), *jax.tree.map(jnp.copy, (state.encoder, state.head)))
+
+
+def better(best: Best, score: float, state: State) -> Best:
+    """`best`, or where `score` is higher a copy of the state's parameters: the next update takes their buffers."""
+    if np.float32(score) > best.score:
+        return start_best(state)._replace(score=jnp.float32(score))
+    return best._replace(nr_worse=best.nr_worse + 1)
+
+
+def by_cluster(Y: csr_matrix, M: csr_matrix) -> Callable[[np.ndarray, int], ByCluster]:
+    """shortlists(rows, number of the batch) for a head that is computed whole."""
+    clusters, labels = pack_rows(M), pack_rows(Y)
+    return lambda rows, number: ByCluster(clusters.index[rows], labels.index[rows], labels.value[rows])
+
+
+def by_label(
+    Y: csr_matrix, M: csr_matrix, C: csc_matrix, *, most: int, nr_rows: int, seed: int
+) -> Callable[[np.ndarray, int], Listed]:
+    """shortlists(rows, number of the batch) for a head of which only the listed rows are computed; see list_labels."""
+    children_kl = children(C)
+    return lambda rows, number: list_labels(Y, M, children_kl, rows, most=most, nr_rows=nr_rows, seed=(seed, number))
+
+
+def place_batch(mesh: Mesh, batch: TrainBatch) -> TrainBatch:
+    """The batch on the devices: instances split over `data`, the list of rows whole on each."""
+    if isinstance(batch.shortlists, ByCluster):
+        return split_batch(mesh, batch)
+    rows_u, *rest = batch.shortlists
+    ids_bt, mask_bt, rest, weight_b = split_batch(mesh, (batch.ids_bt, batch.mask_bt, rest, batch.weight_b))
+    return TrainBatch(ids_bt, mask_bt, Listed(replicate(mesh, rows_u), *rest), weight_b)
 
 
 def train_batches(
-    tokens: Tokens, Y: csr_matrix, M: csr_matrix, padding: Padding, *, batch_size: int, first: int, stop: int, seed: int
+    tokens: Tokens,
+    shortlists: Callable[[np.ndarray, int], ByCluster | Listed],
+    padding: Padding,
+    *,
+    batch_size: int,
+    first: int,
+    stop: int,
+    seed: int,
 ):
     """Yields the host batches (TrainBatch) first:stop of an endless run, epoch after epoch."""
     lengths, buckets = text_lengths(tokens), padding.buckets(tokens)
-    clusters, labels = pack_rows(M), pack_rows(Y)
     an_epoch = -(-len(lengths) // batch_size)
     epoch, skipped = divmod(first, an_epoch)
     done = first - skipped
@@ -161,7 +248,7 @@ def train_batches(
             ids_bt, mask_bt = pad_batch(tokens, batch, batch_size=batch_size)
             rows = np.resize(batch.rows, batch_size)
             weight_b = (np.arange(batch_size) < len(batch.rows)).astype(np.float32)
-            yield TrainBatch(ids_bt, mask_bt, clusters.index[rows], labels.index[rows], labels.value[rows], weight_b)
+            yield TrainBatch(ids_bt, mask_bt, shortlists(rows, done), weight_b)
         epoch += 1
 
 

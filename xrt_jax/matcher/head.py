@@ -4,6 +4,7 @@ From the second level on the head is bootstrapped from the level above, so that 
 task ended (XR-Transformer, section 3; as PECOS).
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.sparse import csc_matrix, csr_matrix
@@ -12,11 +13,73 @@ from xrt_jax.xlinear.level import train_dense_head
 
 BOOTSTRAPS = ("linear", "weighted-linear", "inherit", "none")
 
+# How a training step gets the logits of the shortlists: a product with all rows of the head and a mask; with the rows
+# that the batch's shortlists hold together; or row by row for each instance.
+STRATEGIES = ("whole", "union", "gather")
+# FLOP that a device does in the time in which it moves a byte, roughly: 500 GFLOP/s of float32 beside 50 GB/s; an
+# accelerator's bfloat16 products beside its memory.
+FLOPS_A_BYTE = {"cpu": 8, "gpu": 200, "tpu": 200}
+
 
 def check_bootstrap(field: str, name: str) -> None:
     """ValueError for an unknown bootstrap method in a field of the matcher."""
     if name not in BOOTSTRAPS:
         raise ValueError(f"matcher.{field} is {name!r}: choose one of {', '.join(BOOTSTRAPS)}")
+
+
+def check_strategy(name: str) -> None:
+    """ValueError for an unknown head strategy."""
+    if name not in ("auto", *STRATEGIES):
+        raise ValueError(f"matcher.head is {name!r}: choose one of auto, {', '.join(STRATEGIES)}")
+
+
+def costs(
+    nr_labels: int, hidden_size: int, *, batch_size: int, union: float, width: float, platform: str
+) -> dict[str, float]:
+    """Bytes that a training step on the head costs by each of STRATEGIES, its FLOP counted as bytes of equal time.
+
+    union: labels in a batch's shortlists together; width: labels in the longest of them. A product with r rows is six
+    FLOP a row, column and instance, its backward products counted; its logits are some six passes over [b, r]
+    float32. Adam reads parameter, gradient and two moments of each row and writes three; rows that are taken out of
+    the table and put back cost as much again. A gather moves [b, width, hidden] three times: read, used, scattered.
+    """
+    flops = FLOPS_A_BYTE.get(platform, FLOPS_A_BYTE["gpu"])
+
+    def product(rows):
+        return 6 * batch_size * rows * hidden_size / flops + 24 * batch_size * rows
+
+    listed = 2 * 28 * union * hidden_size
+    return {
+        "whole": product(nr_labels) + 28 * nr_labels * hidden_size,
+        "union": product(union) + listed,
+        "gather": product(width) + 3 * 4 * batch_size * width * hidden_size + listed,
+    }
+
+
+def choose_strategy(
+    name: str, lists: list, *, nr_labels: int, hidden_size: int, batch_size: int, by_row: bool, must_list: bool
+) -> str:
+    """The strategy that "auto" stands for on this device: the cheapest by `costs`; another name is returned as it is.
+
+    lists: some Listed of the level. by_row: as of make_train_step; without it the whole table is updated anyway, and
+    only must_list (shortlists are thinned) keeps a level from being computed whole.
+    """
+    if name != "auto":
+        return name
+    if not by_row and not must_list:
+        return "whole"
+    union, width = (float(np.mean([part.shape[-1] for part in parts])) for parts in list(zip(*lists, strict=True))[:2])
+    found = costs(
+        nr_labels,
+        hidden_size,
+        batch_size=batch_size,
+        union=union,
+        width=width,
+        platform=jax.default_backend(),
+    )
+    if must_list:
+        del found["whole"]
+    return min(found, key=found.get)
 
 
 def random_head(nr_labels: int, hidden_size: int, *, seed: int) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from xrt_jax.matcher.loss import mean_loss, shortlist_loss
 from xrt_jax.matcher.mesh import sharding
-from xrt_jax.matcher.shortlist import unpack_rows
+from xrt_jax.matcher.shortlist import Listed, unpack_rows
 
 
 class State(NamedTuple):
@@ -31,14 +31,20 @@ class Told(NamedTuple):
     gradient_norm: jax.Array  # of encoder and head together, before clipping
 
 
+class ByCluster(NamedTuple):
+    """Shortlists of a batch for a head that is computed whole."""
+
+    clusters_bk: jax.Array  # int32, clusters of the level above that make the shortlist
+    labels_bk: jax.Array  # int32, positives
+    values_bk: jax.Array  # float32, their label values (counts on inner levels)
+
+
 class TrainBatch(NamedTuple):
     """One global batch; instances of weight 0 only fill it up."""
 
     ids_bt: jax.Array  # int32
     mask_bt: jax.Array  # bool
-    clusters_bk: jax.Array  # int32, clusters of the level above that make the shortlist
-    labels_bk: jax.Array  # int32, positives
-    values_bk: jax.Array  # float32, their label values (counts on inner levels)
+    shortlists: ByCluster | Listed
     weight_b: jax.Array  # float32, 0 or 1
 
 
@@ -59,7 +65,7 @@ def init_state(encoder, head, encoder_tx, head_tx) -> State:
 
 
 def head_logits(head: dict, emb_bd: jax.Array, mesh: Mesh, dtype) -> jax.Array:
-    """Scores of all labels of the level, float32 [b, l]: up to 32,768 labels one dense product beats any gather."""
+    """Scores of all labels of the level, float32 [b, l]."""
     logits_bl = jnp.dot(emb_bd.astype(dtype), head["W"].astype(dtype).T, preferred_element_type=jnp.float32)
     return jax.lax.with_sharding_constraint(logits_bl + head["b"], sharding(mesh, "data", "label"))
 
@@ -69,39 +75,95 @@ def children_of(clusters_bk: jax.Array, values_bk: jax.Array, parent_l: jax.Arra
     return unpack_rows(clusters_bk, values_bk, nr_clusters + 1)[:, parent_l]
 
 
+class Targets(NamedTuple):
+    """What a loss is made of: labels along the second axis, only those in the mask count."""
+
+    logits: jax.Array  # float32 [b, labels]
+    y: jax.Array  # float32 [b, labels], above 0 for positives
+    mask: jax.Array  # bool [b, labels]
+
+
+def whole_targets(head, emb_bd, shortlists: ByCluster, parent_l, nr_clusters: int, mesh: Mesh, dtype) -> Targets:
+    """All labels of the level, and a mask over them."""
+    logits_bl = head_logits(head, emb_bd, mesh, dtype)
+    y_bl = unpack_rows(shortlists.labels_bk, shortlists.values_bk, logits_bl.shape[1])
+    ones_bk = jnp.ones(shortlists.clusters_bk.shape)
+    listed_bl = children_of(shortlists.clusters_bk, ones_bk, parent_l, nr_clusters)
+    return Targets(logits_bl, y_bl, (listed_bl > 0) | (y_bl > 0))
+
+
+def union_targets(head_u, emb_bd, shortlists: Listed, dtype) -> Targets:
+    """The labels of the batch's shortlists together: head_u are their rows."""
+    logits_bu = jnp.dot(emb_bd.astype(dtype), head_u["W"].astype(dtype).T, preferred_element_type=jnp.float32)
+    y_bu = unpack_rows(shortlists.slots_bw, shortlists.values_bw, logits_bu.shape[1])
+    mask_bu = unpack_rows(shortlists.slots_bw, jnp.ones(shortlists.slots_bw.shape, bool), logits_bu.shape[1])
+    return Targets(logits_bu + head_u["b"], y_bu, mask_bu)
+
+
+def gather_targets(head_u, emb_bd, shortlists: Listed, dtype) -> Targets:
+    """Each instance's own shortlist, its rows gathered from head_u."""
+    rows = {name: value.at[shortlists.slots_bw].get(mode="fill", fill_value=0) for name, value in head_u.items()}
+    logits_bw = jnp.einsum(
+        "bd,bwd->bw", emb_bd.astype(dtype), rows["W"].astype(dtype), preferred_element_type=jnp.float32
+    )
+    return Targets(logits_bw + rows["b"], shortlists.values_bw, shortlists.slots_bw < len(head_u["b"]))
+
+
 def make_train_step(
-    module, encoder_tx, head_tx, *, loss: str, width: int, nr_clusters: int, mesh: Mesh
+    module, encoder_tx, head_tx, *, loss: str, width: int, nr_clusters: int, mesh: Mesh, strategy: str, by_row: bool
 ) -> Callable[[State, TrainBatch, jax.Array, jax.Array], tuple[State, Told]]:
     """Jitted step (state, batch, parent_l, key) -> (state, Told); the state given is used up.
 
     parent_l int32 [labels] holds each label's parent cluster, nr_clusters (one past the last) for rows that only pad
-    the head. key: the run's dropout key; each step folds its number in.
+    the head. key: the run's dropout key; each step folds its number in. strategy: one of head.STRATEGIES; "whole"
+    wants batches with ByCluster, the others with Listed. by_row: head_tx treats each row of the head alone and leaves
+    those without a gradient as they are, so that a step on Listed need only touch the listed ones.
     """
+
+    def targets(head, emb_bd, shortlists, parent_l) -> Targets:
+        if strategy == "whole":
+            return whole_targets(head, emb_bd, shortlists, parent_l, nr_clusters, mesh, module.dtype)
+        head_u = head if by_row else take_rows(head, shortlists.rows_u, len(head["b"]))
+        return {"union": union_targets, "gather": gather_targets}[strategy](head_u, emb_bd, shortlists, module.dtype)
 
     def loss_fn(params, batch: TrainBatch, parent_l, key):
         encoder, head = params
         _, emb_bd = module.apply(
             {"params": encoder}, batch.ids_bt, batch.mask_bt, deterministic=False, rngs={"dropout": key}
         )
-        logits_bl = head_logits(head, emb_bd, mesh, module.dtype)
-        y_bl = unpack_rows(batch.labels_bk, batch.values_bk, logits_bl.shape[1])
-        listed_bl = children_of(batch.clusters_bk, jnp.ones(batch.clusters_bk.shape), parent_l, nr_clusters)
-        mask_bl = (listed_bl > 0) | (y_bl > 0)
-        return mean_loss(shortlist_loss(logits_bl, y_bl, mask_bl, width=width, name=loss), batch.weight_b)
+        logits, y, mask = targets(head, emb_bd, batch.shortlists, parent_l)
+        return mean_loss(shortlist_loss(logits, y, mask, width=width, name=loss), batch.weight_b)
 
     def train_step(state: State, batch: TrainBatch, parent_l, key):
         key = jax.random.fold_in(key, state.step)
-        value, (encoder_grad, head_grad) = jax.value_and_grad(loss_fn)(
-            (state.encoder, state.head), batch, parent_l, key
-        )
+        whole, nr_rows = (state.head, state.head_opt), len(state.head["b"])
+        only_listed = by_row and strategy != "whole"
+        head, head_opt = take_rows(whole, batch.shortlists.rows_u, nr_rows) if only_listed else whole
+        value, (encoder_grad, head_grad) = jax.value_and_grad(loss_fn)((state.encoder, head), batch, parent_l, key)
         encoder_step, encoder_opt = encoder_tx.update(encoder_grad, state.encoder_opt, state.encoder)
-        head_step, head_opt = head_tx.update(head_grad, state.head_opt, state.head)
+        head_step, head_opt = head_tx.update(head_grad, head_opt, head)
         encoder = optax.apply_updates(state.encoder, encoder_step)
-        head = optax.apply_updates(state.head, head_step)
+        head = optax.apply_updates(head, head_step)
+        if only_listed:
+            head, head_opt = put_rows(whole, batch.shortlists.rows_u, nr_rows, (head, head_opt))
         told = Told(value, optax.global_norm((encoder_grad, head_grad)))
         return State(state.step + 1, encoder, head, encoder_opt, head_opt), told
 
     return jax.jit(train_step, donate_argnums=0)
+
+
+def take_rows(tree, rows_u: jax.Array, nr_rows: int):
+    """The rows rows_u (zeros past the end) of the leaves that have nr_rows of them; other leaves as they are."""
+    return jax.tree.map(lambda a: a.at[rows_u].get(mode="fill", fill_value=0) if _is_table(a, nr_rows) else a, tree)
+
+
+def put_rows(tree, rows_u: jax.Array, nr_rows: int, new):
+    """The inverse of take_rows: the tree with what `new` holds of it."""
+    return jax.tree.map(lambda a, b: a.at[rows_u].set(b, mode="drop") if _is_table(a, nr_rows) else b, tree, new)
+
+
+def _is_table(leaf: jax.Array, nr_rows: int) -> bool:
+    return leaf.ndim > 0 and leaf.shape[0] == nr_rows
 
 
 def make_score_step(

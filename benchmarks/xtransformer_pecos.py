@@ -1,0 +1,73 @@
+"""PECOS's side of benchmarks/xtransformer.py, run by the python of an environment that has PECOS and torch.
+
+    python xtransformer_pecos.py train INPUTS      trains with INPUTS/params.json, predicts the test texts
+
+INPUTS holds X.{trn,tst}.npz, texts.{trn,tst}.json, Y.trn.npz. Predictions go to INPUTS/P.npz. PECOS saves what it
+makes nowhere else, and a run that is stopped starts from nothing.
+"""
+
+import json
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+from measure import nr_threads, peak_memory, run_phase
+
+
+def train(inputs: str) -> dict:
+    """Seconds of training, by stage, and of prediction; bytes of memory."""
+    import torch
+    from pecos.xmc.xlinear.model import XLinearModel
+    from pecos.xmc.xtransformer import matcher as matcher_module
+    from pecos.xmc.xtransformer.model import XTransformer
+    from pecos.xmc.xtransformer.module import MLProblemWithText
+
+    folder = Path(inputs)
+    params = json.loads((folder / "params.json").read_text(encoding="utf-8"))
+    torch.set_num_threads(nr_threads())
+    random.seed(params["seed"])
+    np.random.seed(params["seed"])
+    torch.manual_seed(params["seed"])
+
+    texts = {name: json.loads((folder / f"texts.{name}.json").read_text(encoding="utf-8")) for name in ("trn", "tst")}
+    X = {name: sp.csr_matrix(sp.load_npz(folder / f"X.{name}.npz")) for name in ("trn", "tst")}
+    Y = sp.csr_matrix(sp.load_npz(folder / "Y.trn.npz"))
+    seconds: dict[str, float] = {}
+    for owner, method, stage in (
+        (matcher_module.TransformerMatcher, "fine_tune_encoder", "fine-tune"),
+        (matcher_module.TransformerMatcher, "predict", "score and embed"),
+        (XLinearModel, "train", "ranker"),
+    ):
+        watch(owner, method, stage, seconds)
+    start = time.perf_counter()
+    model = XTransformer.train(
+        MLProblemWithText(texts["trn"], Y, X_feat=X["trn"]),
+        train_params=XTransformer.TrainParams.from_dict(params["train_params"]),
+        pred_params=XTransformer.PredParams.from_dict(params["pred_params"]),
+    )
+    seconds["training"] = time.perf_counter() - start
+    start = time.perf_counter()
+    P = model.predict(texts["tst"], X_feat=X["tst"], batch_size=32, batch_gen_workers=1, use_gpu=False)
+    seconds["prediction"] = time.perf_counter() - start
+    sp.save_npz(folder / "P.npz", P)
+    return {"seconds": seconds, "memory": peak_memory()}
+
+
+def watch(owner, method: str, stage: str, seconds: dict[str, float]) -> None:
+    """Adds the wall time of calls of owner.method to seconds[stage]."""
+    inner = owner.__dict__[method]
+    inner = getattr(inner, "__func__", inner)
+
+    def timed(*args, **kwargs):
+        start = time.perf_counter()
+        result = inner(*args, **kwargs)
+        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
+        return result
+
+    setattr(owner, method, classmethod(timed) if isinstance(owner.__dict__[method], classmethod) else timed)
+
+
+if __name__ == "__main__":
+    run_phase({"train": train})
