@@ -52,6 +52,8 @@ def get_config() -> ConfigDict:
         ""  # Hugging Face or PECOS folder, hub name; empty: a small one is trained here, see `scratch`
     )
     config.encoder.truncate_length = 128  # tokens
+    config.encoder.windows = 1  # a longer text is cut into up to so many windows of truncate_length tokens, and its
+    # embedding is their mean; what is beyond them is dropped. Each number of windows in use costs a compilation.
     config.encoder.nr_buckets = 4  # padded lengths in use; each costs a compilation
     config.encoder.tokens_a_batch = 16384  # padded tokens a batch where no gradient is needed
     config.encoder.pooling = (

@@ -15,8 +15,14 @@ from safetensors.numpy import load_file
 from scipy.sparse import csr_matrix, load_npz, save_npz
 from toy import NR_LABELS, arguments, toy_split
 
+from xrt_jax.data.tfidf import transform
 from xrt_jax.metrics import precision_recall
+from xrt_jax.model import encode_texts, join_features, load_model
+from xrt_jax.predict import named_rows
+from xrt_jax.stages import percent
 from xrt_jax.tree.chain import load_chain
+from xrt_jax.xlinear.folder import load_ranker
+from xrt_jax.xlinear.predict import predict
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +125,47 @@ def test_predict_and_encode_on_new_texts(finished, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert np.load(out).shape == (30, 16)
+
+
+def test_a_run_on_windows_and_what_its_model_folder_ranks(data, tmp_path):
+    """Texts of more than 8 tokens go on in a second window, in the run and in the model folder alike."""
+    workdir = tmp_path / "w"
+    changes = {"encoder__truncate_length": 8, "encoder__windows": 2, "matcher__max_steps": 4, "xr_linear": False}
+    changes |= {"matcher__max_match_clusters": 8}  # two of the three levels
+    result = run("xrt_jax.main", *arguments(data, workdir, **changes))
+    assert result.returncode == 0, result.stderr
+    settings = json.loads((workdir / "model/config.json").read_text())
+    assert (settings["truncate_length"], settings["windows"]) == (8, 2)
+    offsets = np.load(workdir / "tokens/tst/offsets.npz")
+    assert set(np.diff(offsets["text_offsets"])) == {1, 2} and np.diff(offsets["offsets"]).max() == 8
+
+    texts, model = data / "X.tst.txt", workdir / "model"
+    emb, ranked = tmp_path / "emb.npy", tmp_path / "ranked.jsonl"
+    result = run("xrt_jax.encode", f"--model={model}", f"--input={texts}", f"--output={emb}")
+    assert result.returncode == 0, result.stderr
+    own_emb = np.load(workdir / "embeddings.tst.npy")
+    np.testing.assert_array_equal(np.load(emb), own_emb)
+
+    result = run("xrt_jax.predict", f"--model={model}", f"--input={texts}", f"--output={ranked}")
+    assert result.returncode == 0, result.stderr
+    loaded = load_model(model)
+    X = join_features(transform(loaded.tfidf, texts.read_text().splitlines()), own_emb)
+    own = predict(load_ranker(workdir / "xr_transformer/ranker"), X, only_topk=10)
+    assert own.nnz == 800
+    found = [json.loads(line)["labels"] for line in ranked.read_text().splitlines()]
+    assert found == list(named_rows(own, loaded.labels))
+    metrics = json.loads((workdir / "metrics.json").read_text())["xr_transformer"]
+    assert percent(precision_recall(load_npz(data / "Y.tst.npz"), own, 10)) == metrics
+
+    # a folder from before there were windows is one of plain truncation
+    old = {key: value for key, value in settings.items() if key != "windows"}
+    by_old = {}
+    for name, written in (("old", old), ("one", settings | {"windows": 1})):
+        (model / "config.json").write_text(json.dumps(written))
+        by_old[name] = encode_texts(load_model(model), texts.read_text().splitlines(), tmp_path / name)
+    np.testing.assert_array_equal(by_old["old"], by_old["one"])
+    moved = np.abs(by_old["old"] - own_emb).max(axis=1) > 1e-4
+    np.testing.assert_array_equal(moved, np.diff(offsets["text_offsets"]) == 2)
 
 
 def test_started_again_a_finished_run_only_prints_its_table(finished, data):
@@ -233,7 +280,12 @@ def test_an_encoder_alone_with_every_option_of_the_matcher(finished, data, tmp_p
     changes |= {"matcher__ensemble": "concat-only,rank_average,average", "matcher__max_active_labels": 5}
     changes |= {"matcher__head": "auto,gather,union", "matcher__cost_sensitive": True, "matcher__eval_steps": 2}
     changes |= {"matcher__bootstrap": "inherit", "matcher__first_bootstrap": "none"}
-    changes |= {"matcher__max_no_improve": 1, "matcher__learning_rate": 0, "matcher__lr_schedule": "constant"}
+    changes |= {
+        "matcher__max_no_improve": 1,
+        "matcher__learning_rate": 0,
+        "matcher__head_learning_rate": 0,
+        "matcher__lr_schedule": "constant",
+    }
     result = run("xrt_jax.main", *arguments(data, tmp_path / "w", **changes))
     assert result.returncode == 0, result.stderr
     for bar in ("whole head", "gather head", "union head", "training 4 classifiers", "training 8 classifiers"):
@@ -275,6 +327,7 @@ def test_an_encoder_alone_with_every_option_of_the_matcher(finished, data, tmp_p
         ({"ranker__Cp": "1,2,3,4,5"}, "ranker.Cp has 5 values for 2 levels"),
         ({"mesh__label": 3}, "mesh.label is 3"),
         ({"encoder__dtype": "float16"}, "encoder.dtype is 'float16'"),
+        ({"encoder__windows": 0}, "encoder.windows is 0: it must be 1 or more"),
         ({"ranker__post_processor": "l-hinge"}, "ranker.post_processor='l-hinge'"),
         ({"ranker__rel_mode": "x"}, "ranker.rel_mode is 'x': choose one of"),
     ],

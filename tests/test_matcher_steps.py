@@ -1,5 +1,8 @@
 """The jitted steps: against a slow reference, and the same on one device and on a mesh of eight."""
 
+import itertools
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,11 +13,12 @@ from scipy.sparse import csc_matrix, csr_matrix
 
 from xrt_jax.checkpoint import Steps
 from xrt_jax.data.tokens import Tokens
+from xrt_jax.encoders.huggingface import init_encoder
 from xrt_jax.matcher import finetune as F
 from xrt_jax.matcher import step as S
 from xrt_jax.matcher.head import random_head
 from xrt_jax.matcher.mesh import check_batch_size, make_mesh, split_batch, split_labels
-from xrt_jax.matcher.shortlist import pack_rows, parent_of_label
+from xrt_jax.matcher.shortlist import pack_rows, parent_of_label, shortlist_width
 from xrt_jax.xlinear import postprocess as ranker
 
 NR_LABELS, NR_CLUSTERS, HIDDEN, NR_TEXTS = 13, 3, 8, 24
@@ -32,6 +36,13 @@ class Bag(nn.Module):
         mean_bd = jnp.sum(hidden_btd * mask_bt[..., None], 1) / jnp.sum(mask_bt, 1, keepdims=True)
         emb_bd = nn.tanh(nn.Dense(self.hidden_size)(mean_bd))
         return hidden_btd, nn.Dropout(0.1)(emb_bd, deterministic=deterministic)
+
+
+class Still(Bag):
+    """Bag without dropout."""
+
+    def __call__(self, ids_bt, mask_bt, *, deterministic):
+        return super().__call__(ids_bt, mask_bt, deterministic=True)
 
 
 @pytest.fixture
@@ -93,12 +104,6 @@ def test_train_step_takes_the_gradient_of_the_mean_shortlist_loss(problem):
     for i in rows:
         text = tokens.ids[tokens.offsets[i] : tokens.offsets[i + 1]]
         ids[i, : len(text)], mask[i, : len(text)] = text, True
-
-    class Still(Bag):
-        """Bag without dropout."""
-
-        def __call__(self, ids_bt, mask_bt, *, deterministic):
-            return super().__call__(ids_bt, mask_bt, deterministic=True)
 
     def slow_loss(params):
         encoder, head = params
@@ -220,6 +225,100 @@ def test_embed_gives_the_texts_in_their_order(problem):
     mesh = make_mesh(devices=jax.devices()[:1])
     emb = F.embed(module, encoder, tokens, mesh=mesh, padding=PADDING)
     np.testing.assert_allclose(emb, slow_scores(problem, M, 1)[1], atol=1e-6)
+
+
+def in_windows(problem, seed=0):
+    """The problem with texts of one to five windows; the first has one token, the second just one more window."""
+    rng = np.random.default_rng(seed)
+    counts = np.concatenate([[1, 2], rng.integers(1, 6, NR_TEXTS - 2)])
+    last = np.concatenate([[1, 1], rng.integers(1, 9, NR_TEXTS - 2)])
+    lengths = np.concatenate([[8] * (count - 1) + [end] for count, end in zip(counts, last, strict=True)])
+    ids = rng.integers(1, 20, lengths.sum()).astype(np.int32)
+    return (Tokens(ids, offsets_of(lengths), 0, offsets_of(counts)), *problem[1:])
+
+
+def offsets_of(sizes):
+    return np.concatenate([[0], np.cumsum(sizes)])
+
+
+def mean_of_windows(module, encoder, tokens):
+    """Every window alone in a batch of its own, and the mean over those of a text: [n, hidden]."""
+    apply, embeddings = jax.jit(partial(module.apply, deterministic=True)), []
+    for first, end in itertools.pairwise(tokens.text_offsets):
+        windows = [tokens.ids[tokens.offsets[j] : tokens.offsets[j + 1]][None] for j in range(first, end)]
+        alone = [apply({"params": encoder}, ids, np.ones_like(ids, bool))[1][0] for ids in windows]
+        embeddings.append(sum(alone) / len(alone))
+    return jnp.stack(embeddings)
+
+
+@pytest.mark.parametrize(("kind", "devices"), [("bag", 1), ("bag", 8), ("bert", 1)])
+def test_a_long_text_has_the_mean_of_its_windows(problem, kind, devices):
+    tokens, _, C, M, module, encoder, head = in_windows(problem)
+    if kind == "bert":
+        sizes = {"vocab_size": 20, "hidden_size": HIDDEN, "num_layers": 1, "num_heads": 2, "intermediate_size": 16}
+        module, encoder = init_encoder(**sizes, max_positions=8)
+        encoder = jax.tree.map(lambda a: 5 * a, encoder)  # at 0.02 all texts are much the same
+    expected = np.asarray(mean_of_windows(module, encoder, tokens))
+    assert np.std(expected, axis=0).min() > 0.01
+    mesh = make_mesh(2 if devices == 8 else 1, devices=jax.devices()[:devices])
+    np.testing.assert_allclose(F.embed(module, encoder, tokens, mesh=mesh, padding=PADDING), expected, atol=1e-6)
+    score = F.make_scorer(module, C, mesh=mesh, padding=PADDING, only_topk=NR_LABELS, post_processor="noop")
+    P, emb = score(encoder, head, tokens, M)
+    np.testing.assert_allclose(emb, expected, atol=1e-6)
+    logits = np.where((M @ C.T).toarray() > 0, expected @ head["W"].T + head["b"], 0)
+    np.testing.assert_allclose(P.toarray(), logits, atol=1e-6)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_step_on_windows_takes_the_gradient_of_their_mean(problem, devices, monkeypatch):
+    """Loss and update of one SGD step on all texts and eight filling rows, against a loss written label by label."""
+    monkeypatch.setattr(F, "encoder_optimizer", lambda schedule, **_: optax.sgd(0.5))
+    monkeypatch.setattr(F, "head_optimizer", lambda schedule, **_: optax.sgd(0.5))
+    tokens, Y, C, M, _, encoder, head = in_windows(problem)
+    head = {"W": 20 * head["W"], "b": head["b"]}  # so that the encoder gets a gradient worth comparing
+    width = shortlist_width(M, C, Y)
+
+    def slow_loss(params):
+        encoder, head = params
+        emb, total = mean_of_windows(Still(), encoder, tokens), 0.0
+        for i in range(NR_TEXTS):
+            for label in shortlist(Y, C, M, i):
+                z, y = emb[i] @ head["W"][label] + head["b"][label], float(Y[i, label])
+                total += (y or 1.0) * jnp.maximum(0, 1 - (1 if y else -1) * z) ** 2 / width
+        return total / NR_TEXTS
+
+    start = jax.tree.map(jnp.array, (encoder, head))
+    loss, grads = jax.value_and_grad(slow_loss)(start)
+    expected = jax.tree.map(lambda p, g: p - 0.5 * g, start, grads)
+    mesh, entries = make_mesh(2 if devices == 8 else 1, devices=jax.devices()[:devices]), []
+    still = (tokens, Y, C, M, Still(), encoder, head)
+    found = tune(still, mesh, batch_size=NR_TEXTS + 8, num_steps=1, log=entries.append)
+    np.testing.assert_allclose(entries[0]["loss"], loss, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), found, (encoder, head))
+    assert min(jax.tree.leaves(moved)) > 1e-3
+
+
+def test_an_epoch_on_windows_is_the_same_on_eight_devices(problem, monkeypatch):
+    """With dropout, in batches of different numbers of windows."""
+    monkeypatch.setattr(F, "encoder_optimizer", lambda schedule, **_: optax.sgd(0.5))
+    monkeypatch.setattr(F, "head_optimizer", lambda schedule, **_: optax.sgd(0.5))
+    long = in_windows(problem)
+    one, many = tune(long, make_mesh(devices=jax.devices()[:1])), tune(long, make_mesh(2))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), one, many)
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), one, (problem[5], problem[6]))
+    assert max(jax.tree.leaves(moved)) > 1e-3
+
+
+def test_texts_of_one_window_each_give_the_bits_of_plain_texts(problem):
+    tokens, *rest = problem
+    same = tokens._replace(text_offsets=np.arange(NR_TEXTS + 1))
+    mesh = make_mesh(devices=jax.devices()[:1])
+    first, second = tune(problem, mesh), tune((same, *rest), mesh)
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    module, encoder = problem[4:6]
+    first, second = (F.embed(module, encoder, t, mesh=mesh, padding=PADDING) for t in (tokens, same))
+    np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.parametrize("name", sorted(S.POST_PROCESSORS))

@@ -63,8 +63,9 @@ def estimate_memory(config: ConfigDict, module, nr_parameters: int, dataset: Dat
     """
     hidden, inner, length = module.hidden_size, module.intermediate_size, config.encoder.truncate_length
     batch = max(config.matcher.batch_size)
+    nr_tokens = batch * config.encoder.windows * length
     a_token = module.num_layers * (10 * hidden + 3 * inner + 3 * module.num_heads * length)
-    fine_tuning = 4 * (4 * (nr_parameters + nr_labels * hidden) + batch * length * a_token + 6 * batch * nr_labels)
+    fine_tuning = 4 * (4 * (nr_parameters + nr_labels * hidden) + nr_tokens * a_token + 6 * batch * nr_labels)
     trn = dataset.trn
     characters = 0 if trn.X is not None else sum(map(len, trn.texts))
     nr_values = characters // 4 if trn.X is None else trn.X.size  # a word of four letters, a value of TF-IDF

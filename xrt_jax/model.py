@@ -100,8 +100,10 @@ def encode_texts(model: Model, texts: list[str], tokens_folder: str | Path, *, p
     from xrt_jax.matcher.mesh import make_mesh
 
     module, params, tokenizer = model.encoder
-    padding = Padding(*(model.settings[name] for name in ("truncate_length", "nr_buckets", "tokens_a_batch")))
-    tokens = tokenize(texts, tokenizer, tokens_folder, truncate_length=padding.truncate_length, progress=progress)
+    settings = {"windows": 1} | model.settings  # older folders do not name it
+    padding = Padding(*(settings[name] for name in Padding._fields))
+    length, windows = padding.truncate_length, padding.windows
+    tokens = tokenize(texts, tokenizer, tokens_folder, truncate_length=length, windows=windows, progress=progress)
     return embed(module, params, tokens, mesh=make_mesh(), padding=padding, progress=progress)
 
 

@@ -63,7 +63,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     trn, dev, tst = dataset.trn, dataset.dev, dataset.tst
     levels, level_settings = plan_levels(config, dataset.trn.Y.shape[1], mesh)
     ranker_levels(config, trn)
-    padding = Padding(config.encoder.truncate_length, config.encoder.nr_buckets, config.encoder.tokens_a_batch)
+    padding = Padding(*(config.encoder[name] for name in Padding._fields))
     # An encoder that cannot be loaded is found out now, not after the linear stages.
     module, encoder = load_start(config, config.encoder.name) if config.encoder.name else new_encoder(config)
     check_length(config, module)
@@ -358,8 +358,10 @@ def pretrain_encoder(config: ConfigDict, workdir: Path, texts: list[str], paddin
 
 
 def check_length(config: ConfigDict, module) -> None:
-    """ValueError if the encoder has fewer positions than texts are to have tokens."""
-    length = config.encoder.truncate_length
+    """ValueError if the encoder has fewer positions than a text's windows are to have tokens, or texts no window."""
+    length, windows = config.encoder.truncate_length, config.encoder.windows
+    if windows < 1:
+        raise ValueError(f"encoder.windows is {windows}: it must be 1 or more")
     if not 2 < length <= module.max_positions:
         raise ValueError(f"encoder.truncate_length is {length}: this encoder takes 3 to {module.max_positions} tokens")
 
@@ -391,7 +393,8 @@ def tokenize_once(folder: Path, texts: list[str], tokenizer, padding: Padding):
     """Tokens of the texts from the folder, written there first if they are not."""
     if folder.is_dir():
         return load_tokens(folder)
-    return tokenize(texts, tokenizer, folder, truncate_length=padding.truncate_length, progress=progress)
+    length, windows = padding.truncate_length, padding.windows
+    return tokenize(texts, tokenizer, folder, truncate_length=length, windows=windows, progress=progress)
 
 
 def root(nr_texts: int) -> csr_matrix:
@@ -439,7 +442,7 @@ def precision_at(Y: csr_matrix, P: csr_matrix) -> dict[str, float]:
 
 def model_settings(config: ConfigDict) -> dict:
     """What a model folder must know to treat features and texts as in training."""
-    fields = ("pooling", "truncate_length", "nr_buckets", "tokens_a_batch")
+    fields = ("pooling", *Padding._fields)
     encoder = {name: config.encoder[name] for name in fields}
     model = "encoder" if config.only_encoder else "xr_transformer"
     return {"model": model, "normalize": config.data.normalize, **encoder}

@@ -11,7 +11,16 @@ import numpy as np
 from jax.sharding import Mesh
 from scipy.sparse import csc_matrix, csr_matrix
 
-from xrt_jax.data.tokens import Tokens, bucket_lengths, pad_batch, pass_batch_size, plan_epoch, plan_pass, text_lengths
+from xrt_jax.data.tokens import (
+    Tokens,
+    bucket_lengths,
+    pad_batch,
+    pass_batch_size,
+    plan_epoch,
+    plan_pass,
+    text_lengths,
+    text_windows,
+)
 from xrt_jax.matcher.head import choose_strategy, pad_head, unpad_head
 from xrt_jax.matcher.mesh import replicate, split_batch, split_labels
 from xrt_jax.matcher.optimizer import accumulated, encoder_optimizer, head_optimizer, make_schedule
@@ -30,11 +39,15 @@ from xrt_jax.matcher.step import (
 
 
 class Padding(NamedTuple):
-    """Texts are padded to nr_buckets lengths up to truncate_length; tokens_a_batch bounds passes without gradient."""
+    """Texts are padded to nr_buckets lengths up to truncate_length; tokens_a_batch bounds passes without gradient.
+
+    A longer text has up to `windows` windows of truncate_length tokens.
+    """
 
     truncate_length: int
     nr_buckets: int
     tokens_a_batch: int
+    windows: int = 1
 
     def buckets(self, tokens: Tokens) -> np.ndarray:
         """The padded lengths that these texts need."""
@@ -241,7 +254,8 @@ def train_batches(
     epoch, skipped = divmod(first, an_epoch)
     done = first - skipped
     while done < stop:
-        for batch in plan_epoch(lengths, buckets, batch_size=batch_size, seed=seed, epoch=epoch)[: stop - done]:
+        sizes = {"batch_size": batch_size, "windows": text_windows(tokens)}
+        for batch in plan_epoch(lengths, buckets, seed=seed, epoch=epoch, **sizes)[: stop - done]:
             done += 1
             if done <= first:
                 continue
@@ -314,8 +328,8 @@ def for_all_texts(run: Callable, tokens: Tokens, padding: Padding, *, mesh: Mesh
 
     One batch is prepared and one computed while the one before is fetched.
     """
-    lengths, multiple = text_lengths(tokens), mesh.shape["data"]
-    batches = plan_pass(lengths, padding.buckets(tokens), tokens_a_batch=padding.tokens_a_batch, multiple=multiple)
+    lengths, sizes = text_lengths(tokens), {"tokens_a_batch": padding.tokens_a_batch, "multiple": mesh.shape["data"]}
+    batches = plan_pass(lengths, padding.buckets(tokens), windows=text_windows(tokens), **sizes)
     bar = progress(len(lengths), "encode") if progress else None
     results, waiting = None, deque()
 
@@ -331,7 +345,7 @@ def for_all_texts(run: Callable, tokens: Tokens, padding: Padding, *, mesh: Mesh
             bar.update(len(rows))
 
     for batch in batches:
-        size = pass_batch_size(batch.length, len(lengths), tokens_a_batch=padding.tokens_a_batch, multiple=multiple)
+        size = pass_batch_size(batch.length * batch.windows, len(lengths), **sizes)
         ids_bt, mask_bt = pad_batch(tokens, batch, batch_size=size)
         waiting.append((batch.rows, run(np.resize(batch.rows, size), ids_bt, mask_bt)))
         if len(waiting) > 2:

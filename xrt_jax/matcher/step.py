@@ -40,7 +40,7 @@ class ByCluster(NamedTuple):
 
 
 class TrainBatch(NamedTuple):
-    """One global batch; instances of weight 0 only fill it up."""
+    """One global batch; instances of weight 0 only fill it up. ids and mask as `pooled` takes them."""
 
     ids_bt: jax.Array  # int32
     mask_bt: jax.Array  # bool
@@ -49,7 +49,7 @@ class TrainBatch(NamedTuple):
 
 
 class ScoreBatch(NamedTuple):
-    """One batch to score; clusters are the beam kept by the level above, scores its values."""
+    """One batch to score; clusters are the beam kept by the level above, scores its values. ids, mask: see `pooled`."""
 
     ids_bt: jax.Array  # int32
     mask_bt: jax.Array  # bool
@@ -62,6 +62,22 @@ def init_state(encoder, head, encoder_tx, head_tx) -> State:
     return State(
         jnp.zeros([], jnp.int32), encoder, head, jax.jit(encoder_tx.init)(encoder), jax.jit(head_tx.init)(head)
     )
+
+
+def pooled(module, encoder, ids: jax.Array, mask: jax.Array, **how) -> jax.Array:
+    """Embeddings of a batch of texts [b, hidden] from ids int32 and mask bool [b, t] or [b, windows, t].
+
+    With windows, float32: the mean over those of a text, which are those with a token in the mask; each text has one.
+    how: deterministic and rngs, as module.apply takes them.
+    """
+    if ids.ndim == 2:
+        return module.apply({"params": encoder}, ids, mask, **how)[1]
+    exists_bw = mask.any(axis=-1)
+    mask = mask.at[:, :, 0].set(mask[:, :, 0] | ~exists_bw)  # attention to nothing would give NaN
+    b, w, t = ids.shape
+    _, emb_nd = module.apply({"params": encoder}, ids.reshape(b * w, t), mask.reshape(b * w, t), **how)
+    emb_bwd = jnp.where(exists_bw[..., None], emb_nd.reshape(b, w, -1).astype(jnp.float32), 0)
+    return emb_bwd.sum(axis=1) / exists_bw.sum(axis=1, keepdims=True)
 
 
 def head_logits(head: dict, emb_bd: jax.Array, mesh: Mesh, dtype) -> jax.Array:
@@ -128,9 +144,7 @@ def make_train_step(
 
     def loss_fn(params, batch: TrainBatch, parent_l, key):
         encoder, head = params
-        _, emb_bd = module.apply(
-            {"params": encoder}, batch.ids_bt, batch.mask_bt, deterministic=False, rngs={"dropout": key}
-        )
+        emb_bd = pooled(module, encoder, batch.ids_bt, batch.mask_bt, deterministic=False, rngs={"dropout": key})
         logits, y, mask = targets(head, emb_bd, batch.shortlists, parent_l)
         return mean_loss(shortlist_loss(logits, y, mask, width=width, name=loss), batch.weight_b)
 
@@ -177,7 +191,7 @@ def make_score_step(
     transform, combine = POST_PROCESSORS[post_processor]
 
     def score(encoder, head, batch: ScoreBatch, parent_l):
-        _, emb_bd = module.apply({"params": encoder}, batch.ids_bt, batch.mask_bt, deterministic=True)
+        emb_bd = pooled(module, encoder, batch.ids_bt, batch.mask_bt, deterministic=True)
         scores_bl = transform(head_logits(head, emb_bd, mesh, module.dtype))
         listed_bl = children_of(batch.clusters_bk, jnp.ones(batch.clusters_bk.shape), parent_l, nr_clusters)
         scores_bl = combine(scores_bl, children_of(batch.clusters_bk, batch.scores_bk, parent_l, nr_clusters))
@@ -189,10 +203,10 @@ def make_score_step(
 
 
 def make_embed_step(module) -> Callable[[dict, jax.Array, jax.Array], jax.Array]:
-    """Jitted pass (encoder, ids_bt, mask_bt) -> float32 embeddings [b, hidden], dropout off."""
+    """Jitted pass (encoder, ids_bt, mask_bt) -> float32 embeddings [b, hidden], dropout off; see `pooled`."""
 
     def embed(encoder, ids_bt, mask_bt):
-        return module.apply({"params": encoder}, ids_bt, mask_bt, deterministic=True)[1].astype(jnp.float32)
+        return pooled(module, encoder, ids_bt, mask_bt, deterministic=True).astype(jnp.float32)
 
     return jax.jit(embed)
 
