@@ -1,4 +1,4 @@
-"""What a run shows and records: progress bars with rates, log lines, metrics.jsonl, seconds a stage."""
+"""What a run shows and records: progress bars with rates, log lines, metrics.jsonl, TensorBoard, seconds a stage."""
 
 import contextlib
 import json
@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
+
+from xrt_jax.scalars import Scalars
 
 logger = logging.getLogger("xrt_jax")
 
@@ -44,11 +46,19 @@ class Report:
 
     def __init__(self, workdir: str | Path):
         self.path = Path(workdir) / "metrics.jsonl"
+        self.scalars = Scalars(Path(workdir) / "tensorboard")
 
     def log(self, entry: dict) -> None:
-        """Appends one line to metrics.jsonl and shows it."""
-        with open(self.path, "a", encoding="utf-8") as out:
-            out.write(json.dumps({"time": round(time.time(), 3), **entry}) + "\n")
+        """Appends one line to metrics.jsonl and shows it; an entry with a step goes to TensorBoard too.
+
+        Such an entry has a "level" (int) or a "stage" (name), which groups its figures.
+        """
+        now = self._append(entry)
+        if "step" in entry:
+            group = f"level_{entry['level']}" if "level" in entry else entry["stage"]
+            names = entry.keys() - {"level", "stage", "step"}
+            figures = {name: value for name, value in entry.items() if name in names and isinstance(value, int | float)}
+            self.scalars.add(group, entry["step"], figures, now)
         tqdm.write("  " + "  ".join(f"{name} {_short(value)}" for name, value in entry.items()))
 
     @contextlib.contextmanager
@@ -57,9 +67,14 @@ class Report:
         tqdm.write(f"{name} ...")
         start = time.perf_counter()
         yield
-        seconds = time.perf_counter() - start
+        self._append({"stage": name, "seconds": round(time.perf_counter() - start, 3)})
+
+    def _append(self, entry: dict) -> float:
+        """Writes the entry with the time, which it returns, in seconds since 1970."""
+        now = round(time.time(), 3)
         with open(self.path, "a", encoding="utf-8") as out:
-            out.write(json.dumps({"time": round(time.time(), 3), "stage": name, "seconds": round(seconds, 3)}) + "\n")
+            out.write(json.dumps({"time": now, **entry}) + "\n")
+        return now
 
     def entries(self) -> list[dict]:
         """All lines of metrics.jsonl, those of interrupted starts too."""
