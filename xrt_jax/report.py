@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -44,7 +44,9 @@ def progress(total: int, desc: str) -> tqdm:
 class Report:
     """Appends to metrics.jsonl of a work directory and times the stages of a run, across restarts."""
 
-    def __init__(self, workdir: str | Path):
+    def __init__(self, workdir: str | Path, counters: Callable[[], dict[str, float]] | None = None):
+        """`counters()` gives totals that only grow; what a stage adds to them is logged after it, if it is not 0."""
+        self.counters = counters or dict
         self.path = Path(workdir) / "metrics.jsonl"
         self.scalars = Scalars(Path(workdir) / "tensorboard")
 
@@ -65,9 +67,12 @@ class Report:
     def stage(self, name: str) -> Iterator[None]:
         """Announces a stage of the run and records its wall seconds when it ends."""
         tqdm.write(f"{name} ...")
-        start = time.perf_counter()
+        start, before = time.perf_counter(), self.counters()
         yield
         self._append({"stage": name, "seconds": round(time.perf_counter() - start, 3)})
+        added = {key: round(total - before[key], 3) for key, total in self.counters().items()}
+        if any(added.values()):
+            self.log({"stage": name, **added})
 
     def _append(self, entry: dict) -> float:
         """Writes the entry with the time, which it returns, in seconds since 1970."""

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from scipy.sparse import csr_matrix
 
 from xrt_jax import checkpoint
+from xrt_jax.compilations import compilations
 from xrt_jax.config import settings_of_level
 from xrt_jax.data.tokens import load_tokens, stream, tokenize
 from xrt_jax.data.vocabulary import learn_wordpiece
@@ -51,7 +52,7 @@ from xrt_jax.xlinear.predict import predict
 def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     """Trains XR-Transformer (and XR-Linear beside it), prints the test table and returns what metrics.json holds."""
     workdir = open_workdir(config, Path(workdir))
-    report = Report(workdir)
+    report = Report(workdir, counters=compilations)
     mesh = make_mesh(config.mesh.label)
 
     # ------------------------------------------------------------------ data
