@@ -18,6 +18,7 @@ from xrt_jax.config import settings_of_level
 from xrt_jax.data.tokens import load_tokens, stream, tokenize
 from xrt_jax.data.vocabulary import learn_wordpiece
 from xrt_jax.disk import replace_file, write_json
+from xrt_jax.encoders.flops import matmul_ceiling
 from xrt_jax.encoders.huggingface import count_parameters, init_encoder, load_encoder, load_tokenizer, save_encoder
 from xrt_jax.encoders.mlm import pretrain
 from xrt_jax.header import model_card, print_header
@@ -100,6 +101,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
             for name, split in (("trn", trn), ("dev", dev), ("tst", tst))
             if split
         }
+        unfinished = [t for t in range(len(level_settings)) if not checkpoint.has_state(workdir / f"level_{t}")]
+        ceiling = matmul_ceiling(compute_dtype(config)) if unfinished else None
     head = emb_trn = None
     beam_trn, beam_dev = root(trn.Y.shape[0]), root(dev.Y.shape[0]) if dev else None
     for level, settings in enumerate(level_settings):
@@ -176,6 +179,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
                     eval_steps=settings["eval_steps"],
                     save_steps=settings["save_steps"],
                     seed=config.seed + level,
+                    ceiling=ceiling,
                     steps=steps,
                     evaluate=evaluate if dev else None,
                     progress=progress,

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from scipy.sparse import csc_matrix, csr_matrix
 
 from xrt_jax.data.tokens import Tokens, bucket_lengths, pad_batch, pass_batch_size, plan_epoch, plan_pass, text_lengths
+from xrt_jax.encoders.flops import forward_cost, training_flops
 from xrt_jax.matcher.head import pad_head, unpad_head
 from xrt_jax.matcher.mesh import replicate, split_batch, split_labels
 from xrt_jax.matcher.optimizer import accumulated, encoder_optimizer, head_optimizer, make_schedule
@@ -71,6 +72,7 @@ def fine_tune(
     eval_steps: int,
     save_steps: int,
     seed: int,
+    ceiling: float | None = None,
     steps=None,
     evaluate: Callable[[dict, dict], dict] | None = None,
     progress=None,
@@ -81,7 +83,8 @@ def fine_tune(
     Returns (encoder, head), the head as numpy arrays. batch_size is global, over all devices; each of the num_steps
     updates takes the mean gradient of gradient_accumulation batches. `evaluate(encoder, head)` runs every eval_steps
     updates (0: never) and its dict goes to `log`, as do, every log_steps updates, the learning rate and since the last
-    time the means of loss and gradient norm and the documents and tokens a second.
+    time the means of loss and gradient norm and the documents and tokens a second, and with a `ceiling` (operations a
+    second) the utilisation: the share of it that went into the real tokens of real texts.
     head_learning_rate 0 stands for the encoder's learning_rate. `steps` (checkpoint.Steps) takes the state every
     save_steps updates (0: never); where it holds one, training goes on from there to the same bits.
     """
@@ -114,11 +117,13 @@ def fine_tune(
     if bar:
         bar.update(first // gradient_accumulation)
     told, nr_tokens, since, stop = [], 0, time.perf_counter(), num_steps * gradient_accumulation
+    cost, flops = forward_cost(module, state.encoder, Y.shape[1]) if ceiling else None, 0
     batches = train_batches(tokens, Y, M, padding, batch_size=batch_size, first=first, stop=stop, seed=seed)
     for nr_batches, batch in enumerate(batches, first + 1):
         state, of_batch = step(state, split_batch(mesh, batch), parent_l, key)
         told.append(of_batch)
         nr_tokens += int(batch.mask_bt.sum())
+        flops += training_flops(cost, batch.mask_bt[batch.weight_b > 0].sum(1)) if cost else 0
         if len(told) > 1:  # one update runs while the next batch is made, no more: the bar stays true
             told[-2].loss.block_until_ready()
         i, rest = divmod(nr_batches, gradient_accumulation)
@@ -129,9 +134,11 @@ def fine_tune(
         if i % log_steps == 0 or i == num_steps:
             means, seconds = finite_means(told, i), time.perf_counter() - since
             rates = {"documents_per_s": len(told) * batch_size / seconds, "tokens_per_s": nr_tokens / seconds}
+            if ceiling:
+                rates["utilisation"] = flops / seconds / ceiling
             if log:
                 log({"step": i, **means, "learning_rate": float(schedule(i - 1)), **rates})
-            told, nr_tokens, since = [], 0, time.perf_counter()
+            told, nr_tokens, flops, since = [], 0, 0, time.perf_counter()
         if evaluate and eval_steps and (i % eval_steps == 0 or i == num_steps):
             metrics = evaluate(state.encoder, unpad_head(state.head, Y.shape[1]))
             if log:
