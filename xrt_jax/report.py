@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from xrt_jax.disk import append_line
 from xrt_jax.scalars import Scalars
 
 logger = logging.getLogger("xrt_jax")
@@ -77,8 +78,7 @@ class Report:
     def _append(self, entry: dict) -> float:
         """Writes the entry with the time, which it returns, in seconds since 1970."""
         now = round(time.time(), 3)
-        with open(self.path, "a", encoding="utf-8") as out:
-            out.write(json.dumps({"time": now, **entry}) + "\n")
+        append_line(self.path, json.dumps({"time": now, **entry}))
         return now
 
     def entries(self) -> list[dict]:

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from xrt_jax.disk import naming_full_disk
+
 
 class Scalars:
     """Writes figures by step to folder/GROUP, under the tag GROUP/NAME; a process adds a file of its own to a group.
@@ -21,11 +23,12 @@ class Scalars:
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
 
-        if group not in self._files:
-            self._files[group] = _start_file(self.folder / group, step, time)
         scalars = [Summary.Value(tag=f"{group}/{name}", simple_value=value) for name, value in values.items()]
-        self._files[group].write_event(Event(wall_time=time, step=step, summary=Summary(value=scalars)))
-        self._files[group].flush()
+        with naming_full_disk(self.folder / group):
+            if group not in self._files:
+                self._files[group] = _start_file(self.folder / group, step, time)
+            self._files[group].write_event(Event(wall_time=time, step=step, summary=Summary(value=scalars)))
+            self._files[group].flush()
 
 
 def _start_file(folder: Path, step: int, time: float):

@@ -54,6 +54,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     """Trains XR-Transformer (and XR-Linear beside it), prints the test table and returns what metrics.json holds."""
     workdir = open_workdir(config, Path(workdir))
     report = Report(workdir, counters=compilations)
+    checkpoint.quiet_orbax()
     mesh = make_mesh(config.mesh.label)
 
     # ------------------------------------------------------------------ data
