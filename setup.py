@@ -24,6 +24,7 @@ setup(
         "safetensors>=0.5,<1",
         "scikit-learn>=1.6,<2",
         "scipy>=1.14,<2",
+        "tensorboardX>=2.6.5,<3",
         "tokenizers>=0.21,<1",
         "tqdm>=4.66,<5",
         "transformers>=5.10,<6",

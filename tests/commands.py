@@ -23,3 +23,12 @@ def run(module: str, *args: str, **kwargs) -> subprocess.CompletedProcess:
     """Runs python -m module args in the repository's root and captures what it prints."""
     command = [sys.executable, "-m", module, *args]
     return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False, **kwargs)
+
+
+def assert_same_model(whole, broken) -> None:
+    """Fails unless the model folders of two work directories hold the same files with the same bytes."""
+    files = [sorted(path.relative_to(w / "model") for path in (w / "model").rglob("*") if path.is_file())
+             for w in (whole, broken)]  # fmt: skip
+    assert files[0] == files[1] and len(files[0]) > 10
+    for file in files[0]:
+        assert (whole / "model" / file).read_bytes() == (broken / "model" / file).read_bytes(), file

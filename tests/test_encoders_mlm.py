@@ -93,10 +93,10 @@ def test_loss_falls_below_the_entropy_of_the_words():
         log=logs.append,
     )
     entropy = np.log(16)
-    losses = [entry["mlm_loss"] for entry in logs]
+    losses = [entry["loss"] for entry in logs]
     assert abs(losses[0] - entropy) < 0.6
     assert np.mean(losses[-3:]) < 0.6 * entropy
-    assert logs[-1]["mlm_step"] == 300 and logs[-1]["mlm_learning_rate"] < 1e-4
+    assert logs[-1]["step"] == 300 and logs[-1]["learning_rate"] < 1e-4
     for leaf, copy in zip(jax.tree.leaves(params), jax.tree.leaves(before), strict=True):
         np.testing.assert_array_equal(leaf, copy)  # what was passed in is still there, unchanged
     np.testing.assert_array_equal(trained["pooler"]["kernel"], before["pooler"]["kernel"])

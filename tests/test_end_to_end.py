@@ -66,6 +66,9 @@ def test_metrics_are_those_of_the_written_model(finished, data):
     entries = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert {entry["level"] for entry in entries if "loss" in entry and "level" in entry} == {0, 1, 2}
     assert {entry["level"] for entry in entries if "P@1" in entry} == {0, 1, 2}
+    assert all(entry["utilisation"] > 0 for entry in entries if "loss" in entry and "level" in entry)
+    assert {"encoder", "level_0", "level_2"} <= {entry["stage"] for entry in entries if "compilations" in entry}
+    assert {path.name for path in (workdir / "tensorboard").iterdir()} == {"mlm", "level_0", "level_1", "level_2"}
 
     result = run("xrt_jax.evaluate", f"--model={workdir / 'model'}", f"--data={data}")
     assert result.returncode == 0, result.stderr

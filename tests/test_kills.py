@@ -9,19 +9,11 @@ import sys
 import time
 
 import pytest
-from commands import ROOT, environment, run
+from commands import ROOT, assert_same_model, environment, run
 from toy import arguments
 
 NR_KILLS = 20
 SETTINGS = {"matcher__save_steps": 5, "matcher__first_bootstrap": "linear"}
-
-
-def assert_same_model(whole, broken) -> None:
-    files = [sorted(path.relative_to(w / "model") for path in (w / "model").rglob("*") if path.is_file())
-             for w in (whole, broken)]  # fmt: skip
-    assert files[0] == files[1] and len(files[0]) > 10
-    for file in files[0]:
-        assert (whole / "model" / file).read_bytes() == (broken / "model" / file).read_bytes(), file
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from scipy.sparse import csc_matrix, csr_matrix
 
 from xrt_jax.checkpoint import Steps
 from xrt_jax.data.tokens import Tokens
+from xrt_jax.encoders.distilbert import DistilBert
 from xrt_jax.encoders.huggingface import init_encoder
 from xrt_jax.matcher import finetune as F
 from xrt_jax.matcher import step as S
@@ -179,6 +180,27 @@ def test_fine_tuning_lowers_the_loss_and_reports(problem):
     assert all(entry["gradient_norm"] > 0 and entry["tokens_per_s"] > entry["documents_per_s"] > 0 for entry in entries
                if "loss" in entry)  # fmt: skip
     assert evaluated == [(NR_LABELS, HIDDEN)] * 2
+
+
+def test_utilisation_counts_every_real_token_of_an_epoch_once(problem):
+    """Batches of 7 take 28 places for 24 texts: neither the 4 that fill up nor padding count."""
+    tokens, Y, C, M, _, _, head = problem
+    shape = {"vocab_size": 20, "hidden_size": HIDDEN, "num_layers": 1, "num_heads": 2, "intermediate_size": 16}
+    module, entries = DistilBert(**shape, max_positions=8), []
+    inputs = jnp.ones((1, 4), int), jnp.ones((1, 4), bool)
+    encoder = module.init(jax.random.key(0), *inputs, deterministic=True)["params"]
+    problem, mesh = (tokens, Y, C, M, module, encoder, head), make_mesh(devices=jax.devices()[:1])
+    tune(problem, mesh, batch_size=7, num_steps=8, log_steps=4, ceiling=1e12, log=entries.append)
+    lengths = np.diff(tokens.offsets)
+    a_token, a_pair = 2 * (4 * HIDDEN**2 + 2 * HIDDEN * 16), 4 * HIDDEN
+    flops = 3 * (a_token * lengths.sum() + a_pair * (lengths**2).sum() + NR_TEXTS * 2 * NR_LABELS * HIDDEN)
+    assert len(entries) == 2
+    for entry in entries:
+        seconds = 28 / entry["documents_per_s"]
+        np.testing.assert_allclose(entry["utilisation"] * seconds, flops / 1e12, rtol=1e-12)
+    entries.clear()
+    tune(problem, mesh, num_steps=1, log=entries.append)
+    assert "utilisation" not in entries[0]
 
 
 def test_a_diverging_loss_is_told(problem):

@@ -11,17 +11,54 @@ Orbax itself writes to a temporary directory and renames it, so that `state` and
 exists.
 """
 
+import contextlib
+import functools
+import logging
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from xrt_jax.disk import clear_unfinished, naming_full_disk
+
+
+@functools.cache
+def quiet_orbax() -> None:
+    """Keeps what Orbax raises from being printed too, for the rest of this process.
+
+    It prints an error of a thread of its own with pages of tracebacks, once for each thread that waits for it; and
+    writes that end after the first one failed find that their event loop is closed.
+    """
+    logging.getLogger("absl").addFilter(lambda record: "_SignalingThread.run() raised" not in str(record.msg))
+    tell = sys.unraisablehook
+
+    def hook(unraisable) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            tell(unraisable)
+
+    sys.unraisablehook = hook
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Around what Orbax writes: a full disk is a DiskFullError, and of a checkpoint that fails nothing is left."""
+    try:
+        with naming_full_disk(path):
+            yield
+    except Exception:
+        clear_unfinished(path.parent)
+        raise
+
 
 def save_state(folder: str | Path, encoder, head: dict[str, np.ndarray]) -> None:
-    """Writes the parameters of encoder and head to folder/state."""
-    ocp.save(Path(folder).absolute() / "state", jax.device_get({"encoder": encoder, "head": head}), overwrite=True)
+    """Writes the parameters of encoder and head to folder/state; DiskFullError if there is no space for them."""
+    path = Path(folder).absolute() / "state"
+    with _writing(path):
+        ocp.save(path, jax.device_get({"encoder": encoder, "head": head}), overwrite=True)
 
 
 def load_state(folder: str | Path, encoder, nr_labels: int, hidden_size: int) -> tuple[dict, dict[str, np.ndarray]]:
@@ -50,7 +87,8 @@ def mark_done(folder: str | Path) -> None:
 class Steps:
     """Checkpoints inside a level, one directory each, written in the background; older ones go when a new one is whole.
 
-    A state is any tree of arrays.
+    A state is any tree of arrays. That there was no space for one is told as DiskFullError by the next call of save,
+    wait or clear; the checkpoint before is there then.
     """
 
     def __init__(self, folder: str | Path):
@@ -80,14 +118,17 @@ class Steps:
         # A copy: on CPU the arrays are the device's own memory, which the next update writes to.
         leaves = {str(i): np.array(leaf) for i, leaf in enumerate(jax.device_get(jax.tree.leaves(state)))}
         self.wait()
-        self._writing = ocp.save_async(self.folder / str(step), leaves, overwrite=True)
+        path = self.folder / str(step)
+        with _writing(path):
+            self._writing = (path, ocp.save_async(path, leaves, overwrite=True))
 
     def wait(self) -> None:
         """Returns when what is being written is whole, and leaves only that."""
         if self._writing is None:
             return
-        self._writing.result()
-        self._writing = None
+        (path, response), self._writing = self._writing, None
+        with _writing(path):
+            response.result()
         for path in self.folder.iterdir():
             if path.name.isdecimal() and int(path.name) < self.latest():
                 shutil.rmtree(path)

@@ -1,8 +1,10 @@
 """Whole files or none: everything is written under a temporary name beside its place and then renamed."""
 
 import contextlib
+import errno
 import json
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Iterator
@@ -10,34 +12,80 @@ from pathlib import Path
 
 import numpy as np
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, quota used up, larger than a file may be
+# What libraries make of these: Orbax a ValueError with the system's words, numpy a count of what it could write.
+_TOLD_FULL = re.compile("|".join((*map(os.strerror, _FULL), r"\d+ requested and \d+ written", "Not enough free space")))
+
+
+class DiskFullError(OSError):
+    """There is no space for what was to be written; the message is one line that names it."""
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error of writing, of whatever library, says that there is no space for more."""
+    known = isinstance(error, DiskFullError) or getattr(error, "errno", None) in _FULL
+    return known or bool(_TOLD_FULL.search(str(error)))
+
+
+@contextlib.contextmanager
+def naming_full_disk(path: str | Path) -> Iterator[None]:
+    """Makes an error that says the disk is full a DiskFullError about `path`, unless it names what it is about."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, DiskFullError) or not is_full(error):
+            raise
+        place = re.sub(r"\.\d+\.tmp\.", "", str(path))  # what it was to become
+        raise DiskFullError(f"no space left on the disk for {place}") from error
+
 
 @contextlib.contextmanager
 def replace_file(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path to write to; it takes the place of `path` when the block ends without an error."""
+    """Yields a temporary path to write to; it takes the place of `path` when the block ends without an error.
+
+    A full disk is a DiskFullError.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{os.getpid()}.tmp.{path.name}")  # the ending stays: writers such as numpy's look at it
     try:
-        yield tmp
-        os.replace(tmp, path)
+        with naming_full_disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield tmp
+            os.replace(tmp, path)
     finally:
         tmp.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def replace_folder(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary folder to fill; it takes the place of `path` when the block ends without an error."""
+    """Yields a temporary folder to fill; it takes the place of `path` when the block ends without an error.
+
+    A full disk is a DiskFullError.
+    """
     path = Path(path)
     tmp = path.with_name(f".{os.getpid()}.tmp.{path.name}")
     shutil.rmtree(tmp, ignore_errors=True)
-    tmp.mkdir(parents=True)
     try:
-        yield tmp
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(tmp, path)
+        with naming_full_disk(path):
+            tmp.mkdir(parents=True)
+            yield tmp
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(tmp, path)
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
+
+
+def append_line(path: str | Path, line: str) -> None:
+    """Appends one line of text to a file, whole or not at all."""
+    with naming_full_disk(path), open(path, "ab") as out:
+        size = out.tell()
+        try:
+            out.write(f"{line}\n".encode())
+            out.flush()
+        except OSError:
+            os.truncate(path, size)
+            raise
 
 
 def write_json(path: str | Path, value) -> None:

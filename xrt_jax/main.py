@@ -1,5 +1,6 @@
 """python -m xrt_jax.main --config=configs/demo.py --workdir=runs/demo [--config.section.field=value …]"""
 
+import contextlib
 import importlib
 import os
 import sys
@@ -8,8 +9,10 @@ from pathlib import Path
 
 from absl import app, flags
 from ml_collections import config_flags
+from tqdm import tqdm
 
 from xrt_jax.config import parse_flags
+from xrt_jax.disk import DiskFullError, naming_full_disk, replace_file
 from xrt_jax.report import keep_compiled, set_up_logging
 
 METHODS = {"xr_transformer": "xrt_jax.train", "xr_linear": "xrt_jax.train_linear"}
@@ -30,7 +33,8 @@ def main(argv: list[str]) -> None:
     if config.method not in METHODS:
         raise ValueError(f"config.method is {config.method!r}: choose one of {', '.join(METHODS)}")
     # Imported only now, so that a mistake in the flags is told without waiting for jax, and XR-Linear goes without it.
-    importlib.import_module(METHODS[config.method]).train_and_evaluate(config, flags.FLAGS.workdir)
+    with naming_full_disk(flags.FLAGS.workdir):
+        importlib.import_module(METHODS[config.method]).train_and_evaluate(config, flags.FLAGS.workdir)
 
 
 def run(argv: list[str]) -> int:
@@ -39,9 +43,12 @@ def run(argv: list[str]) -> int:
         main(parse_flags(argv))
     except (ValueError, OSError) as error:
         workdir = flags.FLAGS["workdir"].value
-        print(f"error: {error}", file=sys.stderr)
-        if workdir and Path(workdir).is_dir():
-            (Path(workdir) / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        advice = "; the last checkpoint is usable: make room, and the same command goes on from there"
+        # Not print: the line is not to go on after a bar that the error broke off.
+        tqdm.write(f"error: {error}{advice if isinstance(error, DiskFullError) else ''}", file=sys.stderr)
+        if workdir and (Path(workdir) / "config.json").is_file():  # a folder that is a work directory
+            with contextlib.suppress(OSError), replace_file(Path(workdir) / "error.txt") as tmp:  # the disk may be full
+                tmp.write_text(traceback.format_exc(), encoding="utf-8")
         return 2
     return 0
 

@@ -1,4 +1,4 @@
-"""What a run shows and records: progress bars with rates, log lines, metrics.jsonl, seconds a stage."""
+"""What a run shows and records: progress bars with rates, log lines, metrics.jsonl, TensorBoard, seconds a stage."""
 
 import contextlib
 import json
@@ -6,10 +6,13 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
+
+from xrt_jax.disk import append_line
+from xrt_jax.scalars import Scalars
 
 logger = logging.getLogger("xrt_jax")
 
@@ -42,24 +45,41 @@ def progress(total: int, desc: str) -> tqdm:
 class Report:
     """Appends to metrics.jsonl of a work directory and times the stages of a run, across restarts."""
 
-    def __init__(self, workdir: str | Path):
+    def __init__(self, workdir: str | Path, counters: Callable[[], dict[str, float]] | None = None):
+        """`counters()` gives totals that only grow; what a stage adds to them is logged after it, if it is not 0."""
+        self.counters = counters or dict
         self.path = Path(workdir) / "metrics.jsonl"
+        self.scalars = Scalars(Path(workdir) / "tensorboard")
 
     def log(self, entry: dict) -> None:
-        """Appends one line to metrics.jsonl and shows it."""
-        with open(self.path, "a", encoding="utf-8") as out:
-            out.write(json.dumps({"time": round(time.time(), 3), **entry}) + "\n")
+        """Appends one line to metrics.jsonl and shows it; an entry with a step goes to TensorBoard too.
+
+        Such an entry has a "level" (int) or a "stage" (name), which groups its figures.
+        """
+        now = self._append(entry)
+        if "step" in entry:
+            group = f"level_{entry['level']}" if "level" in entry else entry["stage"]
+            names = entry.keys() - {"level", "stage", "step"}
+            figures = {name: value for name, value in entry.items() if name in names and isinstance(value, int | float)}
+            self.scalars.add(group, entry["step"], figures, now)
         tqdm.write("  " + "  ".join(f"{name} {_short(value)}" for name, value in entry.items()))
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Announces a stage of the run and records its wall seconds when it ends."""
         tqdm.write(f"{name} ...")
-        start = time.perf_counter()
+        start, before = time.perf_counter(), self.counters()
         yield
-        seconds = time.perf_counter() - start
-        with open(self.path, "a", encoding="utf-8") as out:
-            out.write(json.dumps({"time": round(time.time(), 3), "stage": name, "seconds": round(seconds, 3)}) + "\n")
+        self._append({"stage": name, "seconds": round(time.perf_counter() - start, 3)})
+        added = {key: round(total - before[key], 3) for key, total in self.counters().items()}
+        if any(added.values()):
+            self.log({"stage": name, **added})
+
+    def _append(self, entry: dict) -> float:
+        """Writes the entry with the time, which it returns, in seconds since 1970."""
+        now = round(time.time(), 3)
+        append_line(self.path, json.dumps({"time": now, **entry}))
+        return now
 
     def entries(self) -> list[dict]:
         """All lines of metrics.jsonl, those of interrupted starts too."""

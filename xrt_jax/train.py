@@ -13,10 +13,12 @@ from ml_collections import ConfigDict
 from scipy.sparse import csr_matrix
 
 from xrt_jax import checkpoint
+from xrt_jax.compilations import compilations
 from xrt_jax.config import settings_of_level
 from xrt_jax.data.tokens import load_tokens, stream, text_lengths, tokenize
 from xrt_jax.data.vocabulary import learn_wordpiece
 from xrt_jax.disk import replace_file, write_json
+from xrt_jax.encoders.flops import matmul_ceiling
 from xrt_jax.encoders.huggingface import count_parameters, init_encoder, load_encoder, load_tokenizer, save_encoder
 from xrt_jax.encoders.mlm import pretrain
 from xrt_jax.header import model_card, print_header
@@ -53,7 +55,8 @@ from xrt_jax.xlinear.predict import predict
 def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     """Trains XR-Transformer (and XR-Linear beside it), prints the test table and returns what metrics.json holds."""
     workdir = open_workdir(config, Path(workdir))
-    report = Report(workdir)
+    report = Report(workdir, counters=compilations)
+    checkpoint.quiet_orbax()
     mesh = make_mesh(config.mesh.label)
 
     # ------------------------------------------------------------------ data
@@ -103,6 +106,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
             for name, split in (("trn", trn), ("dev", dev), ("tst", tst))
             if split
         }
+        unfinished = [t for t in range(len(level_settings)) if not checkpoint.has_state(workdir / f"level_{t}")]
+        ceiling = matmul_ceiling(compute_dtype(config)) if unfinished else None
     head = emb_trn = None
     scored = [name for name in tokens if name != "tst" or config.only_encoder or config.matcher.score_test]
     beams = {name: root(len(text_lengths(tokens[name]))) for name in scored}
@@ -180,6 +185,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
                     max_no_improve=settings["max_no_improve"],
                     save_steps=settings["save_steps"],
                     seed=config.seed + level,
+                    ceiling=ceiling,
                     steps=steps,
                     evaluate=evaluate if dev else None,
                     progress=progress,

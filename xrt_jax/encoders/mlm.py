@@ -142,7 +142,7 @@ def pretrain(
         if bar:
             bar.update(1)
         if log and ((i + 1) % _STEPS_PER_LOG == 0 or i + 1 == max_steps):
-            log({"mlm_step": i + 1, "mlm_loss": float(loss), "mlm_learning_rate": float(schedule(i))})
+            log({"step": i + 1, "loss": float(loss), "learning_rate": float(schedule(i))})
     if bar:
         bar.close()
     return state.params["encoder"]

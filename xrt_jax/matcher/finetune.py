@@ -21,6 +21,7 @@ from xrt_jax.data.tokens import (
     text_lengths,
     text_windows,
 )
+from xrt_jax.encoders.flops import forward_cost, training_flops
 from xrt_jax.matcher.head import choose_strategy, pad_head, unpad_head
 from xrt_jax.matcher.mesh import replicate, split_batch, split_labels
 from xrt_jax.matcher.optimizer import accumulated, encoder_optimizer, head_optimizer, make_schedule
@@ -89,6 +90,7 @@ def fine_tune(
     max_no_improve: int,
     save_steps: int,
     seed: int,
+    ceiling: float | None = None,
     steps=None,
     evaluate: Callable[[dict, dict], dict] | None = None,
     progress=None,
@@ -99,7 +101,8 @@ def fine_tune(
     Returns (encoder, head), the head as numpy arrays. batch_size is global, over all devices; each of the num_steps
     updates takes the mean gradient of gradient_accumulation batches. `evaluate(encoder, head)` runs every eval_steps
     updates (0: never) and its dict goes to `log`, as do, every log_steps updates, the learning rate and since the last
-    time the means of loss and gradient norm and the documents and tokens a second.
+    time the means of loss and gradient norm and the documents and tokens a second, and with a `ceiling` (operations a
+    second) the utilisation: the share of it that went into the real tokens of real texts.
     max_no_improve above 0: training ends after so many evaluations in a row without a better mean of their values, and
     what had the best is returned. head_learning_rate 0 stands for the encoder's learning_rate. lazy_head: rows of the
     head rest in batches without them. strategy: one of head.STRATEGIES or auto; max_active_labels above 0: most labels
@@ -134,13 +137,14 @@ def fine_tune(
         by_row=by_row,
         must_list=max_active_labels > 0,
     )
-    width = shortlist_width(M, C, Y)
+    longest = shortlist_width(M, C, Y)
+    width = min(longest, max_active_labels or longest)
     step = make_train_step(
         module,
         encoder_tx,
         head_tx,
         loss=loss,
-        width=min(width, max_active_labels or width),
+        width=width,
         nr_clusters=C.shape[1],
         mesh=mesh,
         strategy=strategy,
@@ -151,6 +155,10 @@ def fine_tune(
     if bar:
         bar.update(first // gradient_accumulation)
     told, nr_tokens, since, stop = [], 0, time.perf_counter(), num_steps * gradient_accumulation
+    cost, flops = (
+        forward_cost(module, state.encoder, nr_labels if strategy == "whole" else width) if ceiling else None,
+        0,
+    )
     batches = train_batches(
         tokens,
         by_cluster(Y, M) if strategy == "whole" else listed,
@@ -164,6 +172,9 @@ def fine_tune(
         state, of_batch = step(state, place_batch(mesh, batch), parent_l, key)
         told.append(of_batch)
         nr_tokens += int(batch.mask_bt.sum())
+        if cost:
+            lengths = batch.mask_bt[batch.weight_b > 0].sum(-1).ravel()  # of windows, where texts have some
+            flops += training_flops(cost, lengths[lengths > 0])
         if len(told) > 1:  # one update runs while the next batch is made, no more: the bar stays true
             told[-2].loss.block_until_ready()
         i, rest = divmod(nr_batches, gradient_accumulation)
@@ -174,9 +185,11 @@ def fine_tune(
         if i % log_steps == 0 or i == num_steps:
             means, seconds = finite_means(told, i), time.perf_counter() - since
             rates = {"documents_per_s": len(told) * batch_size / seconds, "tokens_per_s": nr_tokens / seconds}
+            if ceiling:
+                rates["utilisation"] = flops / seconds / ceiling
             if log:
                 log({"step": i, **means, "learning_rate": float(schedule(i - 1)), **rates})
-            told, nr_tokens, since = [], 0, time.perf_counter()
+            told, nr_tokens, flops, since = [], 0, 0, time.perf_counter()
         if evaluate and eval_steps and (i % eval_steps == 0 or i == num_steps):
             metrics = evaluate(state.encoder, unpad_head(state.head, nr_labels))
             if log:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from xrt_jax.disk import naming_full_disk
 from xrt_jax.sparse import write_csc_npz
 from xrt_jax.xlinear.level import Job, Problem, Solved, assemble, columns_in_order
 
@@ -71,8 +72,9 @@ class OnDisk:
         header = np.array([number, len(part.count), len(part.weight), zlib.crc32(body)], np.int64)
         self.first_byte[number] = self.file.tell() + HEADER + 8 * len(part.count)
         self.counts[number] = part.count
-        self.file.write(header.tobytes() + body)
-        self.file.flush()
+        with naming_full_disk(self.file.name):
+            self.file.write(header.tobytes() + body)
+            self.file.flush()
 
     def _read(self, number: int) -> Solved:
         count = self.counts[number]
