@@ -1,0 +1,28 @@
+"""YSO Finna, a cut of 30,000 / 8,000 titles, with MiniLM on one CPU core.
+
+    python -c "import numpy as np; r = np.random.default_rng(0); [np.savetxt(f'yso30k.{s}.idx', np.sort(r.choice(n, k, \\
+        replace=False)), '%d') for s, n, k in (('trn', 137308, 30000), ('tst', 34327, 8000))]"
+    python -m xrt_jax.main --config=configs/yso30k_cpu.py --workdir=runs/yso30k --config.data.dir=DIR \\
+        --config.encoder.name=MINILM --config.seed=0
+
+The first command writes the lists of rows, to be laid in DIR, MINILM is all-MiniLM-L6-v2's folder or hub name.
+"""
+
+from configs import yso_finna
+
+
+def get_config():
+    config = yso_finna.get_config()
+    config.data.trn_rows, config.data.tst_rows = "yso30k.trn.idx", "yso30k.tst.idx"
+    config.data.dev_size = 500
+    config.encoder.nr_buckets = 4
+    config.encoder.tokens_a_batch = 3072
+    config.matcher.first_bootstrap = "weighted-linear"
+    config.matcher.max_steps = (250, 250, 300)
+    config.matcher.batch_size = (32,)
+    config.matcher.warmup_steps = (20,)
+    config.matcher.learning_rate = (1e-4,)
+    config.matcher.head_learning_rate = (5e-4,)
+    config.matcher.log_steps = 25
+    config.matcher.eval_steps = 125
+    return config
