@@ -1,11 +1,15 @@
 """YSO Finna, a cut of 30,000 / 8,000 titles, with MiniLM on one CPU core.
 
-    python -c "import numpy as np; r = np.random.default_rng(0); [np.savetxt(f'yso30k.{s}.idx', np.sort(r.choice(n, k, \\
-        replace=False)), '%d') for s, n, k in (('trn', 137308, 30000), ('tst', 34327, 8000))]"
+    python - <<'END'
+    import numpy as np
+    rng = np.random.default_rng(0)
+    for split, n, size in (("trn", 137308, 30000), ("tst", 34327, 8000)):
+        np.savetxt(f"yso30k.{split}.idx", np.sort(rng.choice(n, size, replace=False)), "%d")
+    END
     python -m xrt_jax.main --config=configs/yso30k_cpu.py --workdir=runs/yso30k --config.data.dir=DIR \\
         --config.encoder.name=MINILM --config.seed=0
 
-The first command writes the lists of rows, to be laid in DIR, MINILM is all-MiniLM-L6-v2's folder or hub name.
+The first command writes the lists of rows, to be laid in DIR; MINILM is all-MiniLM-L6-v2's folder or hub name.
 """
 
 from configs import yso_finna
