@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from xrt_jax.ensemble import METHODS, combine
+from xrt_jax.ensemble import METHODS, combine, first_entries
 
 
 def rows(*values):
@@ -120,3 +120,10 @@ def test_what_does_not_fit_is_refused():
         combine("average", [rows([1, 0]), rows([1, 0, 0])])
     with pytest.raises(ValueError, match="prediction 1: row 0 holds NaN"):
         combine("average", [rows([1, 0]), rows([1, np.nan])])
+
+
+def test_first_entries_are_those_of_each_row():
+    P = sp.csr_matrix(([0.9, 0.5, 0.7, 0.1], [3, 0, 2, 1], [0, 3, 3, 4]), shape=(3, 4))
+    found = first_entries(P, 2)
+    assert found.indptr.tolist() == [0, 2, 2, 3]
+    assert found.indices.tolist() == [3, 0, 1] and found.data.tolist() == [0.9, 0.5, 0.1]

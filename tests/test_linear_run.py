@@ -14,6 +14,8 @@ from toy import toy_split
 
 from xrt_jax.data.folders import Dataset, Split, save_dataset
 from xrt_jax.data.tfidf import fit_tfidf, transform
+from xrt_jax.ensemble import combine
+from xrt_jax.model import load_model, rank_texts
 from xrt_jax.sparse import save_npz
 from xrt_jax.tree.chain import complete_chain, load_chain, matching_chain
 from xrt_jax.xlinear.folder import load_ranker
@@ -59,6 +61,28 @@ def test_predict_with_a_model_of_texts(finished, tmp_path):
     assert len(hits) == 30 and np.mean(hits) > 0.8
     result = run("xrt_jax.encode", model, texts, f"--output={tmp_path / 'e.npy'}")
     assert result.returncode == 2 and "no encoder" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_rankings_of_several_models_are_joined(finished, data, tmp_path):
+    split = toy_split(30, 9)
+    (tmp_path / "texts.txt").write_text("\n".join(split.texts) + "\n")
+    result = run("xrt_jax.main", *arguments(data, tmp_path / "w", "--config.ranker.Cp=0.01"))
+    assert result.returncode == 0, result.stderr
+    folders = [finished[0] / "model", tmp_path / "w/model"]
+    models = [f"--model={folder}" for folder in folders]
+    result = run("xrt_jax.predict", *models, f"--input={tmp_path / 'texts.txt'}", "--topk=4", "--ensemble=average")
+    assert result.returncode == 0, result.stderr
+    expected = combine("average", [rank_texts(load_model(folder), split.texts, tmp_path / "t") for folder in folders])
+    for i, line in enumerate(result.stdout.splitlines()):
+        first = slice(expected.indptr[i], expected.indptr[i] + 4)
+        assert [name for name, _ in json.loads(line)["labels"]] == [f"label {j}" for j in expected.indices[first]]
+        np.testing.assert_allclose([s for _, s in json.loads(line)["labels"]], expected.data[first], atol=1e-6)
+    result = run("xrt_jax.evaluate", *models, f"--data={data}")
+    assert result.returncode == 0, result.stderr
+    assert [line.split()[1] for line in result.stdout.splitlines()[1:4]] == [*map(str, folders), "rank_average"]
+    (tmp_path / "w/model/labels.txt").write_text("other\n" * 24)
+    refused = run("xrt_jax.evaluate", *models, f"--data={data}")
+    assert refused.returncode == 2 and "only models of the same labels are joined" in refused.stderr
 
 
 def test_features_only(finished, tmp_path):

@@ -11,6 +11,7 @@ from absl import app, flags
 
 from xrt_jax.data.folders import read_lines
 from xrt_jax.disk import replace_file
+from xrt_jax.ensemble import METHODS
 from xrt_jax.report import keep_compiled, set_up_logging
 from xrt_jax.sparse import load_npz
 
@@ -29,6 +30,26 @@ def run_command(main: Callable) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def define_model_flags() -> None:
+    """The flags of the commands that rank labels: a model folder, or several and how they are joined."""
+    flags.DEFINE_multi_string("model", None, "Model folder; given several times, their rankings are joined.")
+    flags.DEFINE_enum("ensemble", "rank_average", list(METHODS), "How the rankings of several models are joined.")
+    flags.mark_flag_as_required("model")
+
+
+def load_models(folders: list[str]) -> list:
+    """The models of these folders; ValueError if they have not the same labels."""
+    from xrt_jax.model import load_model
+
+    models = [load_model(folder) for folder in folders]
+    for folder, model in zip(folders, models, strict=True):
+        if model.labels != models[0].labels:
+            raise ValueError(
+                f"{folder} names other labels than {folders[0]}: only models of the same labels are joined"
+            )
+    return models
 
 
 def read_input(path: str) -> list[str]:

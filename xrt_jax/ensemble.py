@@ -101,3 +101,10 @@ def combine(method: str, predictions: list) -> sp.csr_matrix:
     data = transform(ranked)
     joined = _join(join, [_with_data(P, values) for P, values in zip(ranked, data, strict=True)])
     return _ranked(_with_data(joined, (joined.data / len(ranked)).astype(np.float32)))
+
+
+def first_entries(P: sp.csr_matrix, most: int) -> sp.csr_matrix:
+    """The first `most` entries of each row, in their order."""
+    kept = _places(P) < most
+    counts = np.minimum(np.diff(P.indptr), most)
+    return sp.csr_matrix((P.data[kept], P.indices[kept], np.concatenate([[0], np.cumsum(counts)])), shape=P.shape)

@@ -1,6 +1,7 @@
 """python -m xrt_jax.predict --model=runs/demo/model --input=texts.txt [--output=ranked.jsonl]
 
 Ranks labels for new texts, one a line; writes one JSON object a line: {"labels": [[name, score], …]}, best first.
+With several --model the rankings of all are joined by --ensemble.
 """
 
 import json
@@ -10,12 +11,13 @@ import tempfile
 from absl import flags
 from scipy.sparse import csr_matrix
 
-from xrt_jax.commands import given_features, open_output, read_input, run_command
+from xrt_jax.commands import define_model_flags, given_features, load_models, open_output, read_input, run_command
+from xrt_jax.ensemble import combine, first_entries
 
 
 def define_flags() -> None:
     """The command's flags."""
-    flags.DEFINE_string("model", None, "Model folder.", required=True)
+    define_model_flags()
     flags.DEFINE_string(
         "input", "-", "Texts, one a line, plain or .gz or .xz; - for standard input. Features alone need none."
     )
@@ -27,23 +29,27 @@ def define_flags() -> None:
 
 def main(args) -> None:
     """Ranks and writes."""
-    from xrt_jax.model import load_model, rank_texts
+    from xrt_jax.model import rank_texts
     from xrt_jax.report import progress
 
-    model = load_model(args.model)
-    texts = read_input(args.input) if model.encoder or model.tfidf else None
+    models = load_models(args.model)
+    texts = read_input(args.input) if any(model.encoder or model.tfidf for model in models) else None
     with tempfile.TemporaryDirectory() as tmp:
-        ranked = rank_texts(
-            model,
-            texts,
-            f"{tmp}/tokens",
-            X=given_features(args.features),
-            beam_size=args.beam,
-            only_topk=args.topk,
-            progress=progress,
-        )
+        rankings = [
+            rank_texts(
+                model,
+                texts,
+                f"{tmp}/{number}",
+                X=given_features(args.features),
+                beam_size=args.beam,
+                only_topk=args.topk if len(models) == 1 else None,  # joined, lower places count too
+                progress=progress,
+            )
+            for number, model in enumerate(models)
+        ]
+    ranked = rankings[0] if len(models) == 1 else first_entries(combine(args.ensemble, rankings), args.topk)
     with open_output(args.output) as out:
-        for pairs in named_rows(ranked, model.labels):
+        for pairs in named_rows(ranked, models[0].labels):
             out.write(json.dumps({"labels": pairs}, ensure_ascii=False) + "\n")
 
 

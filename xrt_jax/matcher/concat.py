@@ -6,7 +6,7 @@ PECOS's published settings hand the concat model's clusters to the next level; t
 import numpy as np
 from scipy.sparse import csc_matrix, csr_matrix
 
-from xrt_jax.ensemble import combine
+from xrt_jax.ensemble import combine, first_entries
 from xrt_jax.sparse import Features
 from xrt_jax.xlinear.level import Level, train_level
 from xrt_jax.xlinear.predict import advance, prepare_level
@@ -58,10 +58,3 @@ def join_beams(
     if method == "concat-only":
         return scored
     return first_entries(combine(method, [beam, scored]), concat.only_topk)
-
-
-def first_entries(P: csr_matrix, most: int) -> csr_matrix:
-    """The first `most` entries of each row."""
-    counts = np.minimum(np.diff(P.indptr), most)
-    kept = np.arange(P.nnz) - np.repeat(P.indptr[:-1], np.diff(P.indptr)) < most
-    return csr_matrix((P.data[kept], P.indices[kept], np.concatenate([[0], np.cumsum(counts)])), P.shape)
