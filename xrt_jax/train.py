@@ -195,17 +195,11 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
             steps.clear()
             # Read back even when just written, so that a resumed run goes on from the same numbers.
             encoder, head = checkpoint.load_state(folder, encoder, Y.shape[1], module.hidden_size)
-            needed = {
-                "trn": needs_beam(level_settings, level) or uses_concat(level_settings, level),
-                "dev": True,
-                "tst": True,
-            }
+            handed_on = [name for name in scored if name != "trn" or needs_beam(level_settings, level)]
             if not checkpoint.is_done(folder):
-                embeddings = {}
-                found = {}
-                for name in scored:
-                    if needed[name]:
-                        found[name], embeddings[name] = score(encoder, head, tokens[name], beams[name])
+                found, embeddings = {}, {}
+                for name in handed_on:
+                    found[name], embeddings[name] = score(encoder, head, tokens[name], beams[name])
                 if "trn" not in found and needs_embeddings(level_settings, level):
                     embeddings["trn"] = embed(
                         module, encoder, tokens["trn"], mesh=mesh, padding=padding, progress=progress
@@ -237,17 +231,18 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
                     save_npz(folder / f"beam.{name}.npz", beam)
                 if needs_embeddings(level_settings, level):
                     save_array(folder / "embeddings.trn.npy", embeddings["trn"])
+                if level == len(level_settings) - 1 and "tst" in embeddings:  # no pass of its own then
+                    save_array(workdir / "embeddings.tst.npy", embeddings["tst"])
                 checkpoint.mark_done(folder)
-            for name in scored:
-                if needed[name]:
-                    beams[name] = load_npz(folder / f"beam.{name}.npz")
+            for name in handed_on:
+                beams[name] = load_npz(folder / f"beam.{name}.npz")
             if needs_embeddings(level_settings, level):
                 emb_trn = np.load(folder / "embeddings.trn.npy")
 
     if not level_settings:  # the encoder as it comes
         emb_trn = embed_once(workdir / "embeddings.trn.npy", module, encoder, tokens["trn"], mesh=mesh, padding=padding)
 
-    if level_settings and "tst" in beams and beams["tst"].shape == tst.Y.shape:
+    if level_settings and "tst" in scored and beams["tst"].shape == tst.Y.shape:  # the last level was fine-tuned too
         predictions["matcher"] = beams["tst"]
 
     # ------------ step 3: refined tree and linear ranker on [X | embedding]
@@ -419,9 +414,11 @@ def uses_concat(level_settings: list[dict], level: int) -> bool:
 
 
 def needs_embeddings(level_settings: list[dict], level: int) -> bool:
-    """Whether the training texts are embedded after a level: for the ranker, or for the next level's linear heads."""
+    """Whether the training texts are embedded after a level: for ranker, concat model or linear heads of the next."""
     last = level == len(level_settings) - 1
-    return last or needs_beam(level_settings, level) or "linear" in level_settings[level + 1]["bootstrap"]
+    if last or needs_beam(level_settings, level) or uses_concat(level_settings, level):
+        return True
+    return "linear" in level_settings[level + 1]["bootstrap"]
 
 
 def embed_once(path: Path, module, encoder, tokens, *, mesh, padding: Padding) -> np.ndarray:
