@@ -32,6 +32,7 @@ from measure import available_cores, processor
 
 from xrt_jax.data.tokens import Batch, Tokens, bucket_lengths, pad_batch, plan_epoch, text_lengths, tokenize
 from xrt_jax.encoders import ENCODERS
+from xrt_jax.encoders.attention import ATTENTIONS
 from xrt_jax.encoders.huggingface import load_tokenizer
 
 HERE = Path(__file__).resolve().parent
@@ -115,6 +116,7 @@ def prepare(args, folder: Path) -> list[int]:
     settings = SETTINGS | {
         "encoder": str(Path(args.encoder).resolve()),
         "dtype": args.dtype,
+        "attention": args.attention,
         "dropout": args.dropout,
         "length": args.length,
         "pad_id": pad_id,
@@ -261,6 +263,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=32, help="texts")
     parser.add_argument("--length", type=int, default=128, help="tokens a text, padding included")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the products")
+    parser.add_argument("--attention", choices=ATTENTIONS, default="auto", help="ours; torch has sdpa")
     parser.add_argument("--dropout", type=float, default=0.1, help="of attention and all the rest")
     parser.add_argument("--threads", type=int, default=len(available_cores()), help="all cores, if not given")
     parser.add_argument("--repeats", type=int, default=9)

@@ -26,8 +26,9 @@ class Worker:
         self.settings = settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
         self.dtype = jnp.dtype(settings["dtype"])
         self.mesh = make_mesh(devices=jax.devices()[:1])
-        rates = {"hidden_dropout": settings["dropout"], "attention_dropout": settings["dropout"]}
-        self.module, encoder = load_encoder(settings["encoder"], dtype=self.dtype, **rates)
+        options = {"hidden_dropout": settings["dropout"], "attention_dropout": settings["dropout"]}
+        options |= {"dtype": self.dtype, "attention": settings["attention"]}
+        self.module, encoder = load_encoder(settings["encoder"], **options)
         adam = {"adam_epsilon": settings["adam_epsilon"], "max_grad_norm": settings["max_grad_norm"]}
         schedule = optax.constant_schedule(settings["learning_rate"])
         txs = (

@@ -95,7 +95,9 @@ def test_too_few_texts(tmp_path):
 
 
 def test_a_dead_worker_is_one_line(tmp_path):
-    (tmp_path / "settings.json").write_text('{"encoder": "/nowhere", "dtype": "float32", "dropout": 0}')
+    (tmp_path / "settings.json").write_text(
+        '{"encoder": "/nowhere", "dtype": "float32", "dropout": 0, "attention": "auto"}'
+    )
     np.savez(tmp_path / "arrays.npz")
     side = encoder.Side("ours", sys.executable, tmp_path, 1, alone=True)
     with pytest.raises(SystemExit, match="ours, about: FileNotFoundError: /nowhere is not a folder"):
