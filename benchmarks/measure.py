@@ -1,11 +1,12 @@
-"""Files, clock and memory of the benchmark's processes; numpy and scipy only, for the peers' environment knows no more.
+"""Files, clock and memory of the benchmarks' processes; numpy and scipy only, for the peers' environment knows no more.
 
-A run's data folder holds X.{trn,tst}.npz and Y.{trn,tst}.npz (csr), E.{trn,tst}.npy where there are dense columns, and
-tree.npz, the leaf clusters [L, leaves] on which both sides train.
+The data folder of benchmarks/xlinear.py holds X.{trn,tst}.npz and Y.{trn,tst}.npz (csr), E.{trn,tst}.npy where there
+are dense columns, and tree.npz, the leaf clusters [L, leaves] on which both sides train.
 """
 
 import json
 import os
+import platform
 import resource
 import sys
 import time
@@ -71,6 +72,21 @@ def file_bytes(folder: Path, *names: str) -> int:
     return sum(path.stat().st_size for path in files)
 
 
+def processor() -> str:
+    """Name of the processor."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def available_cores() -> list[int]:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
 def nr_threads() -> int:
     """Threads that the driver wants to be used."""
     return int(os.environ["OMP_NUM_THREADS"])
@@ -86,3 +102,14 @@ def shared_tree(data: Path, C_leaf) -> sp.csc_matrix:
 def run_phase(phases: dict) -> None:
     """A worker's main: `python WORKER PHASE ARGUMENTS`; what the phase measures is the last line printed, as JSON."""
     print(json.dumps(phases[sys.argv[1]](*sys.argv[2:])), flush=True)
+
+
+def answer_calls(calls: dict) -> None:
+    """A long-lived worker's main: each line read is {"call": name, …}, each line written what calls[name](…) returns.
+
+    Between two calls it sleeps, waiting for input. Whatever else is printed goes to standard error.
+    """
+    out, sys.stdout = sys.stdout, sys.stderr
+    for line in sys.stdin:
+        arguments = json.loads(line)
+        print(json.dumps(calls[arguments.pop("call")](**arguments)), file=out, flush=True)

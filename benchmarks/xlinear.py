@@ -16,7 +16,6 @@ Prints a line on the machine and the data, a Markdown table, and a line of the r
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 from floor import clustering_work, embedding_work, prediction_work, seconds_at_least, training_work
-from measure import load_split, save_split
+from measure import available_cores, load_split, processor, save_split
 from synthetic import PRESETS, Split, make_dataset
 from xlinear_peers import TEXT, one_csr, write_text
 
@@ -241,14 +240,6 @@ def ratio_line(ours: dict, peer: dict) -> str:
     return " ".join(ratios + [f"d{key}={ours[key] - peer.get(key, np.nan):.2f}" for _, key in PRECISIONS])
 
 
-def processor() -> str:
-    """Name of the processor."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def headline(args, data: Path, machine: dict) -> str:
     """Machine, threads and data in one line."""
     X, E, Y = load_split(data, "trn")
@@ -263,13 +254,6 @@ def headline(args, data: Path, machine: dict) -> str:
 
 
 # ---------------------------------------------------------------------------- the command
-
-
-def available_cores() -> list[int]:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -62,6 +62,8 @@ def get_config() -> ConfigDict:
     config.encoder.hidden_dropout = placeholder(float)  # None: what the encoder's own config says
     config.encoder.attention_dropout = placeholder(float)
     config.encoder.dtype = "auto"  # auto: bfloat16 on accelerators, float32 on CPU; parameters are always float32
+    config.encoder.attention = "auto"  # auto: cuDNN's on NVIDIA GPUs in bfloat16, else xla; xla; cudnn, or an error.
+    # With attention dropout, training steps take XLA's; XLNet always does.
     config.encoder.remat = False  # recompute activations in the backward pass: less memory, a third more work
 
     config.scratch = ConfigDict()  # the encoder made here when encoder.name is empty

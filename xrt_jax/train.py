@@ -329,6 +329,7 @@ def new_encoder(config: ConfigDict, vocab_size: int | None = None):
         attention_dropout=0.0,
         seed=config.seed,
         dtype=compute_dtype(config),
+        attention=config.encoder.attention,
     )
 
 
@@ -376,6 +377,7 @@ def load_start(config: ConfigDict, folder: str | Path):
         attention_dropout=config.encoder.attention_dropout,
         dtype=compute_dtype(config),
         remat=config.encoder.remat,
+        attention=config.encoder.attention,
         seed=config.seed,
     )
 

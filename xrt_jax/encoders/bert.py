@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from xrt_jax.encoders.attention import fused_lengths
 from xrt_jax.encoders.dropout import Dropout
 from xrt_jax.encoders.layers import (
     MASKED,
@@ -53,7 +54,8 @@ class Bert(nn.Module):
     `pooling` makes the embedding: "pooler" is a tanh dense layer on the first token (as PECOS), "cls" the last hidden
     state of the first token, "mean" the mean of the last hidden states over the mask; each followed by hidden dropout.
     Parameters are float32; `dtype` is the type of the matrix products. Softmax, LayerNorm and the pooling are float32.
-    `remat` recomputes each layer in the backward pass: less memory for about a third more time.
+    `remat` recomputes each layer in the backward pass: less memory for about a third more time. `attention`: "xla", or
+    "cudnn" (see with_attention), which wants every text's real tokens at the start of its row.
     """
 
     POOLINGS = ("pooler", "cls", "mean")
@@ -74,6 +76,7 @@ class Bert(nn.Module):
     pooling: str = "pooler"
     dtype: Any = jnp.float32
     remat: bool = False
+    attention: str = "xla"
 
     @nn.compact
     def __call__(
@@ -88,6 +91,7 @@ class Bert(nn.Module):
         check_length(self, t)
         mask_bt = mask_bt.astype(bool)
         bias_b11t = jnp.where(mask_bt, 0.0, MASKED)[:, None, None, :]
+        lengths_b = fused_lengths(self, mask_bt, deterministic)
 
         x_btd = self._embed(ids_bt, mask_bt, type_ids_bt)
         x_btd = Dropout(self.hidden_dropout)(x_btd, deterministic=deterministic)
@@ -102,7 +106,7 @@ class Bert(nn.Module):
                 attention_dropout=self.attention_dropout,
                 dtype=self.dtype,
                 name=f"layer_{i}",
-            )(x_nd, bias_b11t, deterministic)
+            )(x_nd, bias_b11t, deterministic, lengths_b)
         hidden_btd = x_nd.reshape(b, t, self.hidden_size)
         pooled_bd = self._pool(hidden_btd, mask_bt)
         return hidden_btd, Dropout(self.hidden_dropout)(pooled_bd, deterministic=deterministic)

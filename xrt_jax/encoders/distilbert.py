@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from xrt_jax.encoders.attention import fused_lengths
 from xrt_jax.encoders.dropout import Dropout
 from xrt_jax.encoders.layers import (
     MASKED,
@@ -68,6 +69,7 @@ class DistilBert(nn.Module):
     pooling: str = "cls"
     dtype: Any = jnp.float32
     remat: bool = False
+    attention: str = "xla"
 
     @nn.compact
     def __call__(
@@ -78,6 +80,7 @@ class DistilBert(nn.Module):
         check_length(self, t)
         mask_bt = mask_bt.astype(bool)
         bias_b11t = jnp.where(mask_bt, 0.0, MASKED)[:, None, None, :]
+        lengths_b = fused_lengths(self, mask_bt, deterministic)
 
         embed = partial(nn.Embed, features=self.hidden_size, embedding_init=normal)
         words_btd = embed(self.vocab_size, name="word_embeddings")(ids_bt)
@@ -96,7 +99,7 @@ class DistilBert(nn.Module):
                 dtype=self.dtype,
                 drops_attention=False,
                 name=f"layer_{i}",
-            )(x_nd, bias_b11t, deterministic)
+            )(x_nd, bias_b11t, deterministic, lengths_b)
         hidden_btd = x_nd.reshape(b, t, self.hidden_size)
         pooled_bd = mean_over(hidden_btd, mask_bt) if self.pooling == "mean" else first_token(hidden_btd)
         return hidden_btd, Dropout(self.hidden_dropout)(pooled_bd, deterministic=deterministic)

@@ -15,6 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from xrt_jax.disk import read_json, replace_file, write_json
 from xrt_jax.encoders import ENCODERS
+from xrt_jax.encoders.attention import with_attention
 from xrt_jax.encoders.torch_file import load_torch_file
 
 _TOKENIZER_FILES = (
@@ -45,14 +46,15 @@ def load_encoder(
     attention_dropout: float | None = None,
     dtype: Any = jnp.float32,
     remat: bool = False,
+    attention: str = "auto",
     seed: int = 0,
 ) -> tuple[nn.Module, dict]:
     """Module and float32 parameters of a Hugging Face folder or hub name; a dropout of None is the config's.
 
     The folder holds config.json and model.safetensors or pytorch_model.bin, whole or in shards with an index; a PECOS
-    model, its text_encoder and the folder inside that will do too. pooling "auto" is PECOS's for the type of encoder.
-    Missing pooler weights are drawn from `seed`, with a warning. ValueError or FileNotFoundError, in one line, for the
-    rest.
+    model, its text_encoder and the folder inside that will do too. pooling "auto" is PECOS's for the type of encoder;
+    attention: see with_attention. Missing pooler weights are drawn from `seed`, with a warning. ValueError or
+    FileNotFoundError, in one line, for the rest.
     """
     folder = _find_encoder_folder(name_or_folder)
     config = read_json(folder / "config.json")
@@ -66,6 +68,7 @@ def load_encoder(
         module = encoder.from_config(config, dtype=dtype, remat=remat, **options)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
+    module = with_attention(module, attention)
     tensors = {_plain_name(name, encoder.PREFIX): array for name, array in _read_tensors(folder).items()}
     return module, _params_from_tensors(module, tensors, folder=folder, seed=seed)
 
@@ -171,8 +174,12 @@ def init_encoder(
     attention_dropout: float = 0.1,
     seed: int = 0,
     dtype: Any = jnp.float32,
+    attention: str = "auto",
 ) -> tuple[nn.Module, dict]:
-    """Module and float32 parameters of a BERT with random weights (normal, deviation 0.02), to train from scratch."""
+    """Module and float32 parameters of a BERT with random weights (normal, deviation 0.02), to train from scratch.
+
+    attention: see with_attention.
+    """
     config = {
         "vocab_size": vocab_size,
         "hidden_size": hidden_size,
@@ -183,7 +190,7 @@ def init_encoder(
         "hidden_dropout_prob": hidden_dropout,
         "attention_probs_dropout_prob": attention_dropout,
     }
-    module = ENCODERS["bert"].from_config(config, pooling=pooling, dtype=dtype)
+    module = with_attention(ENCODERS["bert"].from_config(config, pooling=pooling, dtype=dtype), attention)
     return module, unflatten_dict(_random_params(_param_shapes(module), seed))
 
 

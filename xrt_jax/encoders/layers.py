@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from xrt_jax.encoders.attention import fused_attention
 from xrt_jax.encoders.dropout import Dropout
 
 ACTIVATIONS = {
@@ -49,6 +50,23 @@ def attend(
     return Dropout(dropout)(weights_bhts, deterministic=deterministic) @ v_bhsd
 
 
+def attention(
+    q_bhtd: jax.Array,
+    k_bhtd: jax.Array,
+    v_bhtd: jax.Array,
+    bias: jax.Array,
+    lengths_b: jax.Array | None,
+    dropout: float,
+    deterministic: bool,
+) -> jax.Array:
+    """What each token takes from the others, [b*t, h*d]: by fused_attention over lengths_b, or where None by attend."""
+    if lengths_b is None:
+        logits_bhts = (q_bhtd @ k_bhtd.swapaxes(-1, -2)).astype(jnp.float32) * q_bhtd.shape[-1] ** -0.5
+        return join_heads(attend(logits_bhts, bias, v_bhtd, dropout, deterministic))
+    y_bthd = fused_attention(*(x_bhtd.swapaxes(1, 2) for x_bhtd in (q_bhtd, k_bhtd, v_bhtd)), lengths_b)
+    return join_heads(y_bthd.swapaxes(1, 2))
+
+
 class PostNormLayer(nn.Module):
     """One transformer block of BERT and its kin: token rows [b*t, d] in, [b*t, d] out.
 
@@ -66,7 +84,10 @@ class PostNormLayer(nn.Module):
     drops_attention: bool = True
 
     @nn.compact
-    def __call__(self, x_nd: jax.Array, bias_b11t: jax.Array, deterministic: bool) -> jax.Array:
+    def __call__(
+        self, x_nd: jax.Array, bias_b11t: jax.Array, deterministic: bool, lengths_b: jax.Array | None
+    ) -> jax.Array:
+        """lengths_b: fused_lengths."""
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=normal)
         norm = partial(layer_norm, self.layer_norm_eps)
         b, width = bias_b11t.shape[0], x_nd.shape[-1]
@@ -76,8 +97,7 @@ class PostNormLayer(nn.Module):
 
         heads = (dense(width, name=name)(x_nd) for name in ("query", "key", "value"))
         q, k, v = (split_heads(y_nd, b, self.num_heads) for y_nd in heads)  # [b, h, t, d]
-        logits_bhts = (q @ k.swapaxes(-1, -2)).astype(jnp.float32) * (width // self.num_heads) ** -0.5
-        y_nd = join_heads(attend(logits_bhts, bias_b11t, v, self.attention_dropout, deterministic))
+        y_nd = attention(q, k, v, bias_b11t, lengths_b, self.attention_dropout, deterministic)
         y_nd = dense(width, name="attention_output")(y_nd)
         y_nd = dropout(y_nd) if self.drops_attention else y_nd
         x_nd = norm(name="attention_norm")(x_nd + y_nd).astype(self.dtype)

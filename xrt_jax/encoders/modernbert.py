@@ -7,15 +7,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from xrt_jax.encoders.attention import fused_lengths
 from xrt_jax.encoders.dropout import Dropout
 from xrt_jax.encoders.layers import (
     ACTIVATIONS,
     MASKED,
-    attend,
+    attention,
     check_length,
     config_of,
     first_token,
-    join_heads,
     layer_norm,
     make_module,
     mean_over,
@@ -80,7 +80,8 @@ class ModernBertLayer(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_nd: jax.Array, bias: jax.Array, deterministic: bool) -> jax.Array:
+    def __call__(self, x_nd: jax.Array, bias: jax.Array, deterministic: bool, lengths_b: jax.Array | None) -> jax.Array:
+        """lengths_b: fused_lengths, None in a layer whose window leaves tokens out."""
         b, width = bias.shape[0], x_nd.shape[-1]
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=normal)
         norm = partial(layer_norm, self.layer_norm_eps, use_bias=self.norm_bias)
@@ -89,8 +90,7 @@ class ModernBertLayer(nn.Module):
         qkv = jnp.split(dense(3 * width, use_bias=self.attention_bias, name="qkv")(y_nd), 3, axis=-1)
         q, k, v = (split_heads(part, b, self.num_heads) for part in qkv)  # [b, h, t, d]
         q, k = rotated(q, self.theta), rotated(k, self.theta)
-        logits_bhts = (q @ k.swapaxes(-1, -2)).astype(jnp.float32) * (width // self.num_heads) ** -0.5
-        y_nd = join_heads(attend(logits_bhts, bias, v, self.attention_dropout, deterministic))
+        y_nd = attention(q, k, v, bias, lengths_b, self.attention_dropout, deterministic)
         y_nd = dense(width, use_bias=self.attention_bias, name="attention_output")(y_nd)
         x_nd = x_nd + Dropout(self.attention_dropout)(y_nd, deterministic=deterministic)
 
@@ -133,6 +133,7 @@ class ModernBert(nn.Module):
     pooling: str = "cls"
     dtype: Any = jnp.float32
     remat: bool = False
+    attention: str = "xla"
 
     @nn.compact
     def __call__(
@@ -145,6 +146,9 @@ class ModernBert(nn.Module):
         near_tt = abs(jnp.arange(t)[:, None] - jnp.arange(t)) <= self.window // 2
         whole = jnp.where(mask_bt, 0.0, MASKED)[:, None, None, :]
         local = jnp.where(mask_bt[:, None, :] & near_tt, 0.0, MASKED)[:, None]  # [b, 1, t, t]
+
+        lengths_b = fused_lengths(self, mask_bt, deterministic)
+        sees_all = t - 1 <= self.window // 2  # else XLA's: cuDNN's windows, in JAX, reach to the left only
 
         norm = partial(layer_norm, self.layer_norm_eps, use_bias=self.norm_bias)
         words_btd = nn.Embed(self.vocab_size, self.hidden_size, embedding_init=normal, name="word_embeddings")(ids_bt)
@@ -166,7 +170,7 @@ class ModernBert(nn.Module):
                 attention_dropout=self.attention_dropout,
                 dtype=self.dtype,
                 name=f"layer_{i}",
-            )(x_nd, whole if is_global else local, deterministic)
+            )(x_nd, whole if is_global else local, deterministic, lengths_b if is_global or sees_all else None)
         hidden_btd = norm(name="final_norm")(x_nd).astype(self.dtype).reshape(b, t, self.hidden_size)
         pooled_bd = mean_over(hidden_btd, mask_bt) if self.pooling == "mean" else first_token(hidden_btd)
         return hidden_btd, Dropout(self.hidden_dropout)(pooled_bd, deterministic=deterministic)
