@@ -5,11 +5,12 @@
 DIR holds X.{trn,tst}.txt, Y.{trn,tst}.npz and output-items.txt. Texts are titles of 11 words, so 32 tokens do.
 """
 
-from configs import eurlex57k
+from configs import default, eurlex57k
 
 
 def get_config():
     config = eurlex57k.get_config()
     config.encoder.truncate_length = 32
     config.encoder.nr_buckets = 2
+    config.refined_tree = default.tree(nr_splits=16, max_leaf_size=16)  # four levels, as the ranker's settings
     return config

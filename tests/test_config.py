@@ -4,6 +4,9 @@ from commands import ROOT, run
 from ml_collections import ConfigDict, config_flags
 
 from xrt_jax import config
+from xrt_jax.matcher.loss import LOSSES
+from xrt_jax.stages import tree_levels
+from xrt_jax.xlinear.train import check_settings
 
 
 def test_flatten_and_differences():
@@ -92,3 +95,15 @@ def test_a_missing_configuration_is_one_line_and_status_2(tmp_path):
     result = run("xrt_jax.main", "--config=configs/none.py", f"--workdir={tmp_path / 'w'}")
     assert result.returncode == 2
     assert result.stderr.strip() == "error: --config=configs/none.py: there is no such file; see configs/"
+
+
+@pytest.mark.parametrize(
+    ("name", "nr_labels"), [("eurlex57k", 4271), ("eurlex15k_cpu", 4271), ("yso_finna", 24409), ("yso30k_cpu", 24409)]
+)
+def test_settings_of_levels_fit_the_data_sets_that_they_are_for(name, nr_labels):
+    found = config.load_config(str(ROOT / f"configs/{name}.py"))
+    depth = len(tree_levels(found, "refined_tree", nr_labels))
+    assert depth == 4
+    check_settings(depth, matching=None, **found.ranker)
+    nr_levels = len(tree_levels(found, "preliminary_tree", nr_labels))
+    assert config.settings_of_level(found.matcher, nr_levels - 1, nr_levels, "matcher")["loss"] in LOSSES
