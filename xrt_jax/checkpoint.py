@@ -8,7 +8,8 @@
     level_0/done              written last: the level is whole
 
 Orbax itself writes to a temporary directory and renames it, so that `state` and each of `steps` is whole where it
-exists.
+exists. Where a run has several processes, all of them call these functions, with the same arrays; the first one writes,
+and only it looks at what is there, as a file that a process missed once may stay hidden from it on a network disk.
 """
 
 import contextlib
@@ -24,6 +25,8 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from xrt_jax.disk import clear_unfinished, naming_full_disk
+from xrt_jax.matcher.mesh import fetch, place_like
+from xrt_jax.processes import from_first, is_first
 
 
 @functools.cache
@@ -50,7 +53,8 @@ def _writing(path: Path) -> Iterator[None]:
         with naming_full_disk(path):
             yield
     except Exception:
-        clear_unfinished(path.parent)
+        if is_first():
+            clear_unfinished(path.parent)
         raise
 
 
@@ -58,7 +62,7 @@ def save_state(folder: str | Path, encoder, head: dict[str, np.ndarray]) -> None
     """Writes the parameters of encoder and head to folder/state; DiskFullError if there is no space for them."""
     path = Path(folder).absolute() / "state"
     with _writing(path):
-        ocp.save(path, jax.device_get({"encoder": encoder, "head": head}), overwrite=True)
+        ocp.save(path, fetch({"encoder": encoder, "head": head}), overwrite=True)
 
 
 def load_state(folder: str | Path, encoder, nr_labels: int, hidden_size: int) -> tuple[dict, dict[str, np.ndarray]]:
@@ -71,17 +75,19 @@ def load_state(folder: str | Path, encoder, nr_labels: int, hidden_size: int) ->
 
 def has_state(folder: str | Path) -> bool:
     """Whether folder/state is there and whole."""
-    return (Path(folder) / "state").is_dir()
+    return from_first(is_first() and (Path(folder) / "state").is_dir())
 
 
 def is_done(folder: str | Path) -> bool:
     """Whether the stage that owns the folder has ended."""
-    return (Path(folder) / "done").is_file()
+    return from_first(is_first() and (Path(folder) / "done").is_file())
 
 
 def mark_done(folder: str | Path) -> None:
-    """Marks the stage that owns the folder as ended."""
-    (Path(folder) / "done").touch()
+    """Marks the stage that owns the folder as ended: all that it has is written."""
+    if is_first():
+        (Path(folder) / "done").touch()
+    from_first()
 
 
 class Steps:
@@ -97,6 +103,9 @@ class Steps:
 
     def latest(self) -> int | None:
         """Batches done in the newest whole checkpoint; None where there is none."""
+        return from_first(self._latest() if is_first() else None)
+
+    def _latest(self) -> int | None:
         names = [path.name for path in self.folder.glob("*")] if self.folder.is_dir() else []
         return max((int(name) for name in names if name.isdecimal()), default=None)
 
@@ -108,15 +117,13 @@ class Steps:
         leaves, structure = jax.tree.flatten(state)
         found = ocp.load(self.folder / str(step), {str(i): np.empty(a.shape, a.dtype) for i, a in enumerate(leaves)})
         arrays = (found[str(i)] for i in range(len(leaves)))
-        placed = [
-            jax.device_put(a, like.sharding if like.committed else None) for a, like in zip(arrays, leaves, strict=True)
-        ]
+        placed = [place_like(array, like) for array, like in zip(arrays, leaves, strict=True)]
         return jax.tree.unflatten(structure, placed)
 
     def save(self, step: int, state) -> None:
         """Starts to write a checkpoint, once the one before is whole; step: batches done. The state may change then."""
         # A copy: on CPU the arrays are the device's own memory, which the next update writes to.
-        leaves = {str(i): np.array(leaf) for i, leaf in enumerate(jax.device_get(jax.tree.leaves(state)))}
+        leaves = {str(i): np.array(leaf) for i, leaf in enumerate(fetch(jax.tree.leaves(state)))}
         self.wait()
         path = self.folder / str(step)
         with _writing(path):
@@ -129,14 +136,16 @@ class Steps:
         (path, response), self._writing = self._writing, None
         with _writing(path):
             response.result()
-        for path in self.folder.iterdir():
-            if path.name.isdecimal() and int(path.name) < self.latest():
-                shutil.rmtree(path)
+        if is_first():
+            for path in self.folder.iterdir():
+                if path.name.isdecimal() and int(path.name) < self._latest():
+                    shutil.rmtree(path)
 
     def clear(self) -> None:
         """Removes all of them: the level has its state."""
         self.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if is_first():
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def empty_head(nr_labels: int, hidden_size: int) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from xrt_jax.config import parse_flags
 from xrt_jax.disk import DiskFullError, naming_full_disk, replace_file
+from xrt_jax.processes import StoppedError, are_several, first_fails_too, leave
 from xrt_jax.report import keep_compiled, set_up_logging
 
 METHODS = {"xr_transformer": "xrt_jax.train", "xr_linear": "xrt_jax.train_linear"}
@@ -38,19 +39,37 @@ def main(argv: list[str]) -> None:
 
 
 def run(argv: list[str]) -> int:
-    """Exit status of the command: 0, or 2 after one line on standard error that says what is wrong."""
+    """Exit status of the command: 0, or 2 after one line on standard error that says what is wrong.
+
+    A process that fails takes the other processes of the run with it; what all of them find wrong, the first one tells.
+    """
     try:
         main(parse_flags(argv))
+        return 0
+    except StoppedError:
+        status = 2
     except (ValueError, OSError) as error:
-        workdir = flags.FLAGS["workdir"].value
-        advice = "; the last checkpoint is usable: make room, and the same command goes on from there"
-        # Not print: the line is not to go on after a bar that the error broke off.
-        tqdm.write(f"error: {error}{advice if isinstance(error, DiskFullError) else ''}", file=sys.stderr)
-        if workdir and (Path(workdir) / "config.json").is_file():  # a folder that is a work directory
-            with contextlib.suppress(OSError), replace_file(Path(workdir) / "error.txt") as tmp:  # the disk may be full
-                tmp.write_text(traceback.format_exc(), encoding="utf-8")
-        return 2
-    return 0
+        if not first_fails_too():
+            tell(error)
+        status = 2
+    except Exception:
+        if not are_several():
+            raise
+        traceback.print_exc()
+        status = 1
+    leave(status)
+    return status
+
+
+def tell(error: Exception) -> None:
+    """One line on standard error, and the traceback of the exception that is handled in the work directory."""
+    workdir = flags.FLAGS["workdir"].value
+    advice = "; the last checkpoint is usable: make room, and the same command goes on from there"
+    # Not print: the line is not to go on after a bar that the error broke off.
+    tqdm.write(f"error: {error}{advice if isinstance(error, DiskFullError) else ''}", file=sys.stderr)
+    if workdir and (Path(workdir) / "config.json").is_file():  # a folder that is a work directory
+        with contextlib.suppress(OSError), replace_file(Path(workdir) / "error.txt") as tmp:  # the disk may be full
+            tmp.write_text(traceback.format_exc(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from xrt_jax.disk import append_line
+from xrt_jax.processes import is_first
 from xrt_jax.scalars import Scalars
 
 logger = logging.getLogger("xrt_jax")
@@ -35,15 +36,23 @@ def keep_compiled() -> None:
 
 
 def progress(total: int, desc: str) -> tqdm:
-    """A bar with rate and remaining time; in a log file, one line every ten seconds."""
-    tty = sys.stderr.isatty()
+    """A bar with rate and remaining time; in a log file, a line every ten seconds. Only the first process shows one."""
     return tqdm(
-        total=total, desc=f"  {desc:<24}", mininterval=0.2 if tty else 10, leave=True, ncols=100, file=sys.stderr
+        total=total,
+        desc=f"  {desc:<24}",
+        mininterval=0.2 if sys.stderr.isatty() else 10,
+        leave=True,
+        ncols=100,
+        file=sys.stderr,
+        disable=not is_first(),
     )
 
 
 class Report:
-    """Appends to metrics.jsonl of a work directory and times the stages of a run, across restarts."""
+    """Appends to metrics.jsonl of a work directory and times the stages of a run, across restarts.
+
+    In other processes than the first it records nothing.
+    """
 
     def __init__(self, workdir: str | Path, counters: Callable[[], dict[str, float]] | None = None):
         """`counters()` gives totals that only grow; what a stage adds to them is logged after it, if it is not 0."""
@@ -56,6 +65,8 @@ class Report:
 
         Such an entry has a "level" (int) or a "stage" (name), which groups its figures.
         """
+        if not is_first():
+            return
         now = self._append(entry)
         if "step" in entry:
             group = f"level_{entry['level']}" if "level" in entry else entry["stage"]
@@ -67,6 +78,9 @@ class Report:
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Announces a stage of the run and records its wall seconds when it ends."""
+        if not is_first():
+            yield
+            return
         tqdm.write(f"{name} ...")
         start, before = time.perf_counter(), self.counters()
         yield

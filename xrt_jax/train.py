@@ -2,8 +2,11 @@
 
 Zhang et al., "Fast Multi-Resolution Transformer Fine-tuning for Extreme Multi-label Text Classification" (2021).
 Every stage writes its result to the work directory, whole or not at all, and is skipped where the result is there.
+Where a run has several processes, the first one does all that is not done on the devices, and writes; see `processes`.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -17,7 +20,7 @@ from xrt_jax.compilations import compilations
 from xrt_jax.config import settings_of_level
 from xrt_jax.data.tokens import load_tokens, stream, text_lengths, tokenize
 from xrt_jax.data.vocabulary import learn_wordpiece
-from xrt_jax.disk import replace_file, write_json
+from xrt_jax.disk import read_json, replace_file, write_json
 from xrt_jax.encoders.flops import matmul_ceiling
 from xrt_jax.encoders.huggingface import count_parameters, init_encoder, load_encoder, load_tokenizer, save_encoder
 from xrt_jax.encoders.mlm import pretrain
@@ -32,6 +35,7 @@ from xrt_jax.matcher.shortlist import check_scheme, match_clusters
 from xrt_jax.matcher.step import check_post_processor
 from xrt_jax.metrics import format_table, precision_recall
 from xrt_jax.model import join_features, save_model
+from xrt_jax.processes import are_several, first_then_others, from_first, is_first, start
 from xrt_jax.report import Report, progress
 from xrt_jax.sparse import load_npz, save_npz
 from xrt_jax.stages import (
@@ -54,14 +58,18 @@ from xrt_jax.xlinear.predict import predict
 
 def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     """Trains XR-Transformer (and XR-Linear beside it), prints the test table and returns what metrics.json holds."""
-    workdir = open_workdir(config, Path(workdir))
+    start()
+    workdir = Path(workdir)
+    if is_first():
+        open_workdir(config, workdir)
+    from_first()
     report = Report(workdir, counters=compilations)
     checkpoint.quiet_orbax()
     mesh = make_mesh(config.mesh.label)
 
     # ------------------------------------------------------------------ data
     with report.stage("data"):
-        dataset = load_data(config, workdir)
+        dataset = first_then_others(lambda: load_data(config, workdir))
         require_texts(dataset, config.data.dir)
     trn, dev, tst = dataset.trn, dataset.dev, dataset.tst
     levels, level_settings = plan_levels(config, dataset.trn.Y.shape[1], mesh)
@@ -74,35 +82,40 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
 
     # ---------------------------------------------------------------- TF-IDF
     with report.stage("tfidf"):
-        tfidf, X_trn, X_tst = make_features(config, dataset, workdir)
+        # Features are for trees and linear rankers, which the first process makes.
+        tfidf, X_trn, X_tst = make_features(config, dataset, workdir) if is_first() else (None, None, None)
 
     # ------------------------- step 1: label features and preliminary tree
     with report.stage("preliminary_tree"):
         chain = load_clusters(config, "preliminary_tree", trn.Y.shape[1])
-        chain = chain or build_tree(config, "preliminary_tree", workdir / "preliminary_tree", X_trn, trn.Y)
+        chain = chain or first_then_others(
+            lambda: build_tree(config, "preliminary_tree", workdir / "preliminary_tree", X_trn, trn.Y)
+        )
     ranker_chain = chain if config.fix_clustering else None  # else a refined one is built
 
     # ------------------------------------------------- XR-Linear, to compare
     predictions = {}
-    if config.xr_linear:
+    if config.xr_linear and is_first():
         with report.stage("xr_linear"):
             linear = rank(config, workdir / "xr_linear", X_trn, trn, ranker_chain)
             predictions["xr_linear"] = predict(linear, X_tst, progress=progress)
 
     Y_trn = aggregate_labels(trn.Y, chain)
     Y_dev = aggregate_labels(dev.Y, chain) if dev else [None] * len(chain)
-    if any(uses_concat(level_settings, level) for level in range(len(level_settings))):
+    if is_first() and any(uses_concat(level_settings, level) for level in range(len(level_settings))):
         X = {"trn": X_trn, "tst": X_tst, **({"dev": features_of(dev, tfidf)} if dev else {})}
 
     # ------------------------------- step 2: fine-tuning, from easy to hard
     with report.stage("encoder"):
         start_folder = config.encoder.name or workdir / "encoder_start"
         if not config.encoder.name:
-            pretrain_encoder(config, workdir, trn.texts, padding, report)
+            if is_first():
+                pretrain_encoder(config, workdir, trn.texts, padding, report)
+            from_first()
             module, encoder = load_start(config, start_folder)
         tokenizer = load_tokenizer(start_folder)
         tokens = {
-            name: tokenize_once(workdir / "tokens" / name, split.texts, tokenizer, padding)
+            name: first_then_others(partial(tokenize_once, workdir / "tokens" / name, split.texts, tokenizer, padding))
             for name, split in (("trn", trn), ("dev", dev), ("tst", tst))
             if split
         }
@@ -136,7 +149,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
                         emb_trn = embed_once(
                             workdir / "embeddings.start.npy", module, encoder, tokens["trn"], mesh=mesh, padding=padding
                         )
-                    head = start_head(
+                    start_own_head = partial(
+                        start_head,
                         method,
                         head_above=head,
                         emb_nd=emb_trn,
@@ -147,6 +161,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
                         seed=config.seed + level,
                         progress=progress,
                     )
+                    head = share_head(folder / "head.start.npz", start_own_head) if are_several() else start_own_head()
 
                 def evaluate(encoder, head, score=score, Y=Y_dev[level]):
                     return precision_at(Y, score(encoder, head, tokens["dev"], beams["dev"], "validate")[0])
@@ -192,6 +207,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
                     log=lambda entry, level=level: report.log({"level": level, **entry}),
                 )
                 checkpoint.save_state(folder, encoder, head)
+                if is_first():
+                    (folder / "head.start.npz").unlink(missing_ok=True)
             steps.clear()
             # Read back even when just written, so that a resumed run goes on from the same numbers.
             encoder, head = checkpoint.load_state(folder, encoder, Y.shape[1], module.hidden_size)
@@ -204,7 +221,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
                     embeddings["trn"] = embed(
                         module, encoder, tokens["trn"], mesh=mesh, padding=padding, progress=progress
                     )
-                if uses_concat(level_settings, level):
+                if is_first() and uses_concat(level_settings, level):
                     joined = {name: join_features(X[name], emb_nd) for name, emb_nd in embeddings.items()}
                     concat = train_concat(
                         joined["trn"],
@@ -227,12 +244,13 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
                             is_first=level == 0,
                             progress=progress,
                         )
-                for name, beam in found.items():
-                    save_npz(folder / f"beam.{name}.npz", beam)
-                if needs_embeddings(level_settings, level):
-                    save_array(folder / "embeddings.trn.npy", embeddings["trn"])
-                if level == len(level_settings) - 1 and "tst" in embeddings:  # no pass of its own then
-                    save_array(workdir / "embeddings.tst.npy", embeddings["tst"])
+                if is_first():
+                    for name, beam in found.items():
+                        save_npz(folder / f"beam.{name}.npz", beam)
+                    if needs_embeddings(level_settings, level):
+                        save_array(folder / "embeddings.trn.npy", embeddings["trn"])
+                    if level == len(level_settings) - 1 and "tst" in embeddings:  # no pass of its own then
+                        save_array(workdir / "embeddings.tst.npy", embeddings["tst"])
                 checkpoint.mark_done(folder)
             for name in handed_on:
                 beams[name] = load_npz(folder / f"beam.{name}.npz")
@@ -252,6 +270,10 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
             emb_tst = embed_once(
                 workdir / "embeddings.tst.npy", module, encoder, tokens["tst"], mesh=mesh, padding=padding
             )
+    if not is_first():
+        from_first()
+        return read_json(workdir / "metrics.json")
+    if not config.only_encoder:
         with report.stage("ranker"):
             ranker = rank(config, workdir / "xr_transformer", join_features(X_trn, emb_trn), trn, ranker_chain)
             predictions["xr_transformer"] = predict(ranker, join_features(X_tst, emb_tst), progress=progress)
@@ -276,6 +298,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
         save_report("XR-Transformer", workdir, report, dataset, metrics, predictions, shown)
         print(f"\n{format_table(metrics)}\n\nreport:       {workdir / 'report.html'}", end="")
     print(f"\nmodel folder: {workdir / 'model'}")
+    from_first()
     return result
 
 
@@ -425,9 +448,25 @@ def needs_embeddings(level_settings: list[dict], level: int) -> bool:
 
 def embed_once(path: Path, module, encoder, tokens, *, mesh, padding: Padding) -> np.ndarray:
     """Embeddings [n, hidden] from the file, computed and written there first if it is not."""
-    if not path.exists():
-        save_array(path, embed(module, encoder, tokens, mesh=mesh, padding=padding, progress=progress))
+    if not from_first(is_first() and path.exists()):
+        emb_nd = embed(module, encoder, tokens, mesh=mesh, padding=padding, progress=progress)
+        if is_first():
+            save_array(path, emb_nd)
+        from_first()
     return np.load(path)
+
+
+def share_head(path: Path, start_own_head: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The first process's new head in all processes, by way of a file.
+
+    Were each to start its own, the bits of different processors could part for ever.
+    """
+    if is_first():
+        with replace_file(path) as tmp:
+            np.savez(tmp, **start_own_head())
+    from_first()
+    with np.load(path, allow_pickle=False) as head:
+        return dict(head)
 
 
 def save_array(path: Path, array: np.ndarray) -> None:

@@ -11,6 +11,7 @@ from xrt_jax.disk import write_json
 from xrt_jax.header import model_card, print_linear_header
 from xrt_jax.metrics import format_table, precision_recall
 from xrt_jax.model import save_model
+from xrt_jax.processes import require_one
 from xrt_jax.report import Report, progress
 from xrt_jax.stages import (
     load_clusters,
@@ -27,6 +28,7 @@ from xrt_jax.xlinear.predict import predict
 
 def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     """Trains XR-Linear, prints the test table and returns what metrics.json holds."""
+    require_one()
     workdir = open_workdir(config, Path(workdir))
     report = Report(workdir)
 

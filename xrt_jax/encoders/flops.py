@@ -61,8 +61,8 @@ def matmul_ceiling(dtype: Any) -> float:
 
     The median of a few measurements; less than a second. The matrices grow until their product takes its time.
     """
-    devices = jax.devices()
-    placement = NamedSharding(jax.make_mesh((len(devices),), ("device",)), PartitionSpec("device"))
+    devices = jax.local_devices()  # each process measures its own, at about the same time
+    placement = NamedSharding(jax.make_mesh((len(devices),), ("device",), devices=devices), PartitionSpec("device"))
     product = jax.jit(jnp.matmul, out_shardings=placement)
     drawn = np.random.default_rng(0).standard_normal((_SMALLEST, _SMALLEST), np.float32).astype(dtype)
     for times in (1, 2, 4, 8, 16):
@@ -72,7 +72,7 @@ def matmul_ceiling(dtype: Any) -> float:
         seconds = float(np.median([_seconds(product, x_dss) for _ in range(_REPEATS)]))
         if seconds > 0.01:
             break
-    return 2 * size**3 * len(devices) / seconds
+    return 2 * size**3 * jax.device_count() / seconds
 
 
 def _seconds(product, x_dss) -> float:

@@ -23,7 +23,7 @@ from xrt_jax.data.tokens import (
 )
 from xrt_jax.encoders.flops import forward_cost, training_flops
 from xrt_jax.matcher.head import choose_strategy, pad_head, unpad_head
-from xrt_jax.matcher.mesh import replicate, split_batch, split_labels
+from xrt_jax.matcher.mesh import fetch, gather, replicate, split_batch, split_labels
 from xrt_jax.matcher.optimizer import accumulated, encoder_optimizer, head_optimizer, make_schedule
 from xrt_jax.matcher.shortlist import Listed, children, list_labels, pack_rows, parent_of_label, shortlist_width
 from xrt_jax.matcher.step import (
@@ -281,7 +281,7 @@ def train_batches(
 
 def finite_means(told: list[Told], step: int) -> dict[str, float]:
     """Means of what the batches told; ValueError if training has diverged."""
-    means = dict(zip(Told._fields, np.mean(jax.device_get(told), axis=0).tolist(), strict=True))
+    means = dict(zip(Told._fields, np.mean(fetch(told), axis=0).tolist(), strict=True))
     if not np.isfinite(means["loss"]):
         raise ValueError(
             f"the loss is {means['loss']} at step {step}: lower matcher.learning_rate or matcher.max_grad_norm"
@@ -346,10 +346,10 @@ def for_all_texts(run: Callable, tokens: Tokens, padding: Padding, *, mesh: Mesh
     bar = progress(len(lengths), "encode") if progress else None
     results, waiting = None, deque()
 
-    def fetch():
+    def finish_one():
         nonlocal results
         rows, arrays = waiting.popleft()
-        arrays = [np.asarray(array)[: len(rows)] for array in arrays]
+        arrays = [array[: len(rows)] for array in fetch(arrays)]
         if results is None:
             results = [np.empty((len(lengths), *array.shape[1:]), array.dtype) for array in arrays]
         for result, array in zip(results, arrays, strict=True):
@@ -360,11 +360,11 @@ def for_all_texts(run: Callable, tokens: Tokens, padding: Padding, *, mesh: Mesh
     for batch in batches:
         size = pass_batch_size(batch.length * batch.windows, len(lengths), **sizes)
         ids_bt, mask_bt = pad_batch(tokens, batch, batch_size=size)
-        waiting.append((batch.rows, run(np.resize(batch.rows, size), ids_bt, mask_bt)))
+        waiting.append((batch.rows, gather(run(np.resize(batch.rows, size), ids_bt, mask_bt))))
         if len(waiting) > 2:
-            fetch()
+            finish_one()
     while waiting:
-        fetch()
+        finish_one()
     if bar:
         bar.close()
     return results

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.sparse import csc_matrix, csr_matrix
 
+from xrt_jax.matcher.mesh import fetch
 from xrt_jax.xlinear.level import train_dense_head
 
 BOOTSTRAPS = ("linear", "weighted-linear", "inherit", "none")
@@ -130,4 +131,4 @@ def pad_head(head: dict[str, np.ndarray], multiple: int) -> dict[str, jnp.ndarra
 
 def unpad_head(head, nr_labels: int) -> dict[str, np.ndarray]:
     """The head on the host, without the rows of pad_head."""
-    return {name: np.asarray(value)[:nr_labels] for name, value in head.items()}
+    return {name: value[:nr_labels] for name, value in fetch(head).items()}
