@@ -97,8 +97,8 @@ def test_a_checkpoint_that_finds_no_space_leaves_the_one_before(tmp_path, small_
 
     checkpoint.quiet_orbax()
     steps = checkpoint.Steps(tmp_path)
-    steps.save(state(1, 1_000))
-    steps.save(state(2, 50_000))
+    steps.save(1, state(1, 1_000))
+    steps.save(2, state(2, 50_000))
     with pytest.raises(disk.DiskFullError, match=r"steps/2$"):
         steps.wait()
     assert [path.name for path in steps.folder.iterdir()] == ["1"] and checkpoint.Steps(tmp_path).latest() == 1
