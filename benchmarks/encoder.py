@@ -7,7 +7,8 @@ FOLDER is a Hugging Face folder. PEERS is a virtual environment with torch==2.13
 variable XRT_PEERS_PYTHON names its python too; without either only our side runs. Both sides have the same weights,
 token ids, padding, precision (bfloat16: by autocast) and dropout. A training step is forward pass, weighted squared
 hinge over a level of 512 labels, backward pass, clipping by norm, AdamW on the encoder and Adam on the head. Each side
-is one long-lived process that answers a repeat at a time; they take turns while the other sleeps.
+is one long-lived process that answers a repeat at a time; they take turns while the other sleeps. Both have huge pages,
+as a run of xrt_jax.main has them; GLIBC_TUNABLES=glibc.malloc.hugetlb=0 takes them from both.
 
 With --texts (one a line) or --lengths (tokens of a text, one a line), batches of a shuffled epoch are drawn as training
 draws them, padded to their bucket here and to --length there, as PECOS pads; both sides train on the same texts.
@@ -34,6 +35,7 @@ from xrt_jax.data.tokens import Batch, Tokens, bucket_lengths, pad_batch, plan_e
 from xrt_jax.encoders import ENCODERS
 from xrt_jax.encoders.attention import ATTENTIONS
 from xrt_jax.encoders.huggingface import load_tokenizer
+from xrt_jax.huge_pages import restart_with_huge_pages
 
 HERE = Path(__file__).resolve().parent
 NR_LABELS, NR_CLUSTERS = 512, 32
@@ -292,6 +294,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
+    restart_with_huge_pages()  # for both sides
     args = parse_arguments()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, available_cores()[: args.threads])  # both workers inherit it

@@ -10,6 +10,7 @@ import pytest
 from xrt_jax.encoders.bert import Bert
 from xrt_jax.encoders.dropout import Dropout, hashed_uniform_bits
 from xrt_jax.encoders.huggingface import init_encoder, load_encoder
+from xrt_jax.encoders.layers import product
 
 TINY = Path(__file__).with_name("golden") / "bert_tiny"
 
@@ -154,3 +155,18 @@ def test_unknown_pooling_is_refused():
         init_encoder(
             vocab_size=9, hidden_size=8, num_layers=1, num_heads=2, intermediate_size=8, max_positions=8, pooling="max"
         )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_gradient_of_dense_layers(dtype):
+    rng = np.random.default_rng(0)
+    x, w, dy = (jnp.asarray(rng.standard_normal(shape), dtype) for shape in ((50, 7), (7, 9), (50, 9)))
+    gradients = lambda f: jax.jit(lambda x, w: jax.vjp(f, x, w)[1](dy))  # noqa: E731
+    found, expected = gradients(product)(x, w), gradients(jnp.matmul)(x, w)
+    np.testing.assert_array_equal(product(x, w), x @ w)
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == dtype
+        np.testing.assert_allclose(a, b, rtol=float(4 * jnp.finfo(dtype).eps), atol=float(8 * jnp.finfo(dtype).eps))
+    for platform, transposes_first in (("cpu", True), ("cuda", False)):
+        text = gradients(product).trace(x, w).lower(lowering_platforms=(platform,)).as_text()
+        assert ("optimization_barrier" in text) == transposes_first

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from xrt_jax.config import parse_flags
 from xrt_jax.disk import DiskFullError, naming_full_disk, replace_file
+from xrt_jax.huge_pages import restart_with_huge_pages
 from xrt_jax.processes import StoppedError, are_several, first_fails_too, leave
 from xrt_jax.report import keep_compiled, set_up_logging
 
@@ -73,5 +74,6 @@ def tell(error: Exception) -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     app.define_help_flags()
     sys.exit(run(sys.argv))

@@ -15,6 +15,7 @@ from xrt_jax.encoders.layers import (
     attention,
     check_length,
     config_of,
+    dense,
     first_token,
     layer_norm,
     make_module,
@@ -83,23 +84,23 @@ class ModernBertLayer(nn.Module):
     def __call__(self, x_nd: jax.Array, bias: jax.Array, deterministic: bool, lengths_b: jax.Array | None) -> jax.Array:
         """lengths_b: fused_lengths, None in a layer whose window leaves tokens out."""
         b, width = bias.shape[0], x_nd.shape[-1]
-        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=normal)
+        linear = partial(dense, dtype=self.dtype)
         norm = partial(layer_norm, self.layer_norm_eps, use_bias=self.norm_bias)
 
         y_nd = x_nd if self.is_first else norm(name="attention_norm")(x_nd).astype(self.dtype)
-        qkv = jnp.split(dense(3 * width, use_bias=self.attention_bias, name="qkv")(y_nd), 3, axis=-1)
+        qkv = jnp.split(linear(3 * width, use_bias=self.attention_bias, name="qkv")(y_nd), 3, axis=-1)
         q, k, v = (split_heads(part, b, self.num_heads) for part in qkv)  # [b, h, t, d]
         q, k = rotated(q, self.theta), rotated(k, self.theta)
         y_nd = attention(q, k, v, bias, lengths_b, self.attention_dropout, deterministic)
-        y_nd = dense(width, use_bias=self.attention_bias, name="attention_output")(y_nd)
+        y_nd = linear(width, use_bias=self.attention_bias, name="attention_output")(y_nd)
         x_nd = x_nd + Dropout(self.attention_dropout)(y_nd, deterministic=deterministic)
 
         y_nd = norm(name="mlp_norm")(x_nd).astype(self.dtype)
         y_nf, gate_nf = jnp.split(
-            dense(2 * self.intermediate_size, use_bias=self.mlp_bias, name="gated")(y_nd), 2, axis=-1
+            linear(2 * self.intermediate_size, use_bias=self.mlp_bias, name="gated")(y_nd), 2, axis=-1
         )
         y_nf = Dropout(self.hidden_dropout)(ACTIVATIONS[self.hidden_act](y_nf) * gate_nf, deterministic=deterministic)
-        return x_nd + dense(width, use_bias=self.mlp_bias, name="output")(y_nf)
+        return x_nd + linear(width, use_bias=self.mlp_bias, name="output")(y_nf)
 
 
 class ModernBert(nn.Module):

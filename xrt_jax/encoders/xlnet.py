@@ -14,6 +14,7 @@ from xrt_jax.encoders.layers import (
     attend,
     check_length,
     config_of,
+    dense,
     join_heads,
     last_token,
     layer_norm,
@@ -74,7 +75,7 @@ class XlNetLayer(nn.Module):
     @nn.compact
     def __call__(self, x_nd, bias, deterministic: bool, waves_rd, same_b1tt) -> jax.Array:
         """bias [b, 1, t, t]; waves_rd: position_waves; same_b1tt: whether two tokens are of one segment."""
-        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=normal)
+        linear = partial(dense, dtype=self.dtype)
         norm = partial(layer_norm, self.layer_norm_eps)
         b, width, h = bias.shape[0], x_nd.shape[-1], self.num_heads
         head_shape = (h, width // h)
@@ -99,8 +100,8 @@ class XlNetLayer(nn.Module):
         y_nd = dropout(y_nd @ table("o", width).reshape(width, width).T)
         x_nd = norm(name="attention_norm")(x_nd + y_nd).astype(self.dtype)
 
-        y_nf = ACTIVATIONS[self.hidden_act](dense(self.intermediate_size, name="intermediate")(x_nd))
-        y_nd = dropout(dense(width, name="output")(dropout(y_nf)))
+        y_nf = ACTIVATIONS[self.hidden_act](linear(self.intermediate_size, name="intermediate")(x_nd))
+        y_nd = dropout(linear(width, name="output")(dropout(y_nf)))
         return norm(name="output_norm")(x_nd + y_nd).astype(self.dtype)
 
 
