@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
-from jax.sharding import NamedSharding, PartitionSpec
 
 _DENSE = ("kernel", "q", "k", "v", "o", "seg_embed")  # leaves that every token is multiplied by; the latter are XLNet's
 _OF_POSITIONS = "r"  # XLNet's, which the relative positions are multiplied by
@@ -59,24 +58,24 @@ def training_flops(cost: Cost, lengths_b: np.ndarray) -> int:
 def matmul_ceiling(dtype: Any) -> float:
     """Operations a second of large products of square matrices of a type, all devices together, as measured now.
 
-    The median of a few measurements; less than a second. The matrices grow until their product takes its time.
+    That of one device, times their number: a product for each, of arrays [device, n, n], is batched, and on CPU batched
+    products reach a third of it. The median of a few measurements; less than a second. The matrices grow until their
+    product takes its time.
     """
-    devices = jax.local_devices()  # each process measures its own, at about the same time
-    placement = NamedSharding(jax.make_mesh((len(devices),), ("device",), devices=devices), PartitionSpec("device"))
-    product = jax.jit(jnp.matmul, out_shardings=placement)
+    product = jax.jit(jnp.matmul)
     drawn = np.random.default_rng(0).standard_normal((_SMALLEST, _SMALLEST), np.float32).astype(dtype)
     for times in (1, 2, 4, 8, 16):
         size = times * _SMALLEST
-        x_dss = jax.device_put(np.tile(drawn, (len(devices), times, times)), placement)
-        product(x_dss, x_dss).block_until_ready()  # compiled
-        seconds = float(np.median([_seconds(product, x_dss) for _ in range(_REPEATS)]))
+        x_nn = jax.device_put(np.tile(drawn, (times, times)), jax.local_devices()[0])
+        product(x_nn, x_nn).block_until_ready()  # compiled
+        seconds = float(np.median([_seconds(product, x_nn) for _ in range(_REPEATS)]))
         if seconds > 0.01:
             break
     return 2 * size**3 * jax.device_count() / seconds
 
 
-def _seconds(product, x_dss) -> float:
+def _seconds(product, x_nn) -> float:
     """Of one product when several follow each other, so that no device waits for the next."""
     start = time.perf_counter()
-    jax.block_until_ready([product(x_dss, x_dss) for _ in range(2)])
+    jax.block_until_ready([product(x_nn, x_nn) for _ in range(2)])
     return (time.perf_counter() - start) / 2
