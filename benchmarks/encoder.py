@@ -40,7 +40,6 @@ from xrt_jax.huge_pages import restart_with_huge_pages
 HERE = Path(__file__).resolve().parent
 NR_LABELS, NR_CLUSTERS = 512, 32
 CLUSTERS_A_TEXT, LABELS_A_TEXT = 10, 4
-NR_BUCKETS = 4  # configs/default.py's
 SETTINGS = {
     "loss": "weighted-squared-hinge",
     "learning_rate": 1e-5,
@@ -89,7 +88,7 @@ def read_texts(args, rng, config: dict, folder: Path) -> Tokens:
 def sample_batches(args, tokens: Tokens) -> list[tuple[np.ndarray, np.ndarray]]:
     """(ids, mask) of the first full batches of a shuffled epoch, padded to their buckets."""
     lengths = text_lengths(tokens)
-    buckets = bucket_lengths(lengths, truncate_length=args.length, nr_buckets=NR_BUCKETS)
+    buckets = bucket_lengths(lengths, truncate_length=args.length, nr_buckets=args.buckets)
     planned = plan_epoch(lengths, buckets, batch_size=args.batch, seed=0, epoch=0)
     full = [batch for batch in planned if len(batch.rows) == args.batch][: args.batches]
     if not full:
@@ -272,6 +271,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     texts = parser.add_mutually_exclusive_group()
     texts.add_argument("--texts", metavar="FILE", help="texts of an epoch, one a line")
     texts.add_argument("--lengths", metavar="FILE", help="numbers of tokens of an epoch's texts, one a line")
+    parser.add_argument("--buckets", type=int, default=4, help="padded lengths of our side, encoder.nr_buckets")
     parser.add_argument("--batches", type=int, default=20, help="most batches of the epoch to run")
     args = parser.parse_args(arguments)
     if min(args.batch, args.repeats, args.batches) < 1 or args.length < 2:
