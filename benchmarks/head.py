@@ -17,7 +17,7 @@ import numpy as np
 from scipy.sparse import csc_matrix, csr_matrix
 
 from xrt_jax.matcher.finetune import by_cluster, by_label, place_batch, place_parents
-from xrt_jax.matcher.head import STRATEGIES, choose_strategy, random_head
+from xrt_jax.matcher.head import STRATEGIES, cheapest_strategy, random_head
 from xrt_jax.matcher.mesh import make_mesh, split_labels
 from xrt_jax.matcher.optimizer import encoder_optimizer, head_optimizer, make_schedule
 from xrt_jax.matcher.step import TrainBatch, init_state, make_train_step
@@ -100,14 +100,12 @@ def measure(level: tuple[int, int, int], *, batch_size: int, hidden: int, repeat
             told.loss.block_until_ready()
             if number >= NR_BATCHES:  # the rounds before compile
                 seconds[name].append(time.perf_counter() - start)
-    chosen = choose_strategy(
-        "auto",
+    chosen = cheapest_strategy(
         [listed(part, 0) for part in rows],
         nr_labels=nr_labels,
         hidden_size=hidden,
         batch_size=batch_size,
-        by_row=True,
-        must_list=False,
+        thinned=False,
     )
     return {name: 1e3 * float(np.median(times)) for name, times in seconds.items()}, chosen
 

@@ -85,7 +85,8 @@ def get_config() -> ConfigDict:
     config.matcher.loss = ("squared-hinge",)  # hinge, squared-hinge, weighted-(squared-)hinge, cross-entropy
     config.matcher.bootstrap = ("linear",)  # head of the levels below the first: linear, weighted-linear, inherit, none
     config.matcher.first_bootstrap = "none"  # head of the first: none (at random, as PECOS), linear, weighted-linear
-    config.matcher.max_active_labels = (0,)  # above 0: most labels a text is trained on; a random draw of negatives
+    config.matcher.max_active_labels = (0,)  # above 0: most labels a text is trained on, its positives and a random
+    # draw of the others; not on the first level, whose labels are few
     config.matcher.head = (
         "auto",
     )  # logits of whole level, union of a batch's shortlists, gather a text; auto: by cost

@@ -277,9 +277,8 @@ def test_the_cheapest_head_is_chosen():
             *listed_problem(0)[::2], S.children(listed_problem(0)[1]), np.arange(4), most=0, nr_rows=40, seed=0
         )
     ]
-    choose = partial(H.choose_strategy, lists=lists, nr_labels=40, hidden_size=8, batch_size=4)
-    assert choose("gather", by_row=False, must_list=False) == "gather"
-    assert choose("auto", by_row=False, must_list=False) == "whole"
-    assert choose("auto", by_row=False, must_list=True) in ("union", "gather")
+    choose = partial(H.cheapest_strategy, lists, nr_labels=40, hidden_size=8, batch_size=4)
+    assert choose(thinned=False) == "whole"
+    assert choose(thinned=True) in ("union", "gather")
     with pytest.raises(ValueError, match=r"matcher\.head is 'all': choose one of auto, whole, union, gather"):
         H.check_strategy("all")

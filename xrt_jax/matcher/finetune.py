@@ -22,7 +22,7 @@ from xrt_jax.data.tokens import (
     text_windows,
 )
 from xrt_jax.encoders.flops import forward_cost, training_flops
-from xrt_jax.matcher.head import choose_strategy, pad_head, unpad_head
+from xrt_jax.matcher.head import cheapest_strategy, pad_head, unpad_head
 from xrt_jax.matcher.mesh import fetch, gather, replicate, split_batch, split_labels
 from xrt_jax.matcher.optimizer import accumulated, encoder_optimizer, head_optimizer, make_schedule
 from xrt_jax.matcher.shortlist import Listed, children, list_labels, pack_rows, parent_of_label, shortlist_width
@@ -127,16 +127,17 @@ def fine_tune(
     first = int(state.step)
     by_row = lazy_head and gradient_accumulation == 1  # the mean over batches moves every row in each of them
     listed = by_label(Y, M, C, most=max_active_labels, nr_rows=len(head["b"]), seed=seed)
-    samples = np.array_split(np.random.default_rng(seed).permutation(len(text_lengths(tokens))), 8)
-    strategy = choose_strategy(
-        strategy,
-        [listed(sample[:batch_size], 0) for sample in samples if len(sample)],
-        nr_labels=nr_labels,
-        hidden_size=hidden_size,
-        batch_size=batch_size,
-        by_row=by_row,
-        must_list=max_active_labels > 0,
-    )
+    if strategy == "auto" and not by_row and not max_active_labels:
+        strategy = "whole"  # the whole table is updated anyway
+    elif strategy == "auto":
+        samples = np.array_split(np.random.default_rng(seed).permutation(Y.shape[0]), 8)
+        strategy = cheapest_strategy(
+            [listed(sample[:batch_size], 0) for sample in samples if len(sample)],
+            nr_labels=nr_labels,
+            hidden_size=hidden_size,
+            batch_size=batch_size,
+            thinned=max_active_labels > 0,
+        )
     longest = shortlist_width(M, C, Y)
     width = min(longest, max_active_labels or longest)
     step = make_train_step(
@@ -155,10 +156,8 @@ def fine_tune(
     if bar:
         bar.update(first // gradient_accumulation)
     told, nr_tokens, since, stop = [], 0, time.perf_counter(), num_steps * gradient_accumulation
-    cost, flops = (
-        forward_cost(module, state.encoder, nr_labels if strategy == "whole" else width) if ceiling else None,
-        0,
-    )
+    nr_logits, flops = nr_labels if strategy == "whole" else width, 0
+    cost = forward_cost(module, state.encoder, nr_logits) if ceiling else None
     batches = train_batches(
         tokens,
         by_cluster(Y, M) if strategy == "whole" else listed,

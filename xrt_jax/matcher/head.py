@@ -17,8 +17,8 @@ BOOTSTRAPS = ("linear", "weighted-linear", "inherit", "none")
 # How a training step gets the logits of the shortlists: a product with all rows of the head and a mask; with the rows
 # that the batch's shortlists hold together; or row by row for each instance.
 STRATEGIES = ("whole", "union", "gather")
-# FLOP that a device does in the time in which it moves a byte, roughly: 500 GFLOP/s of float32 beside 50 GB/s; an
-# accelerator's bfloat16 products beside its memory.
+# FLOP that a device does in the time in which it moves a byte, roughly: a CPU's float32 products beside its memory, an
+# accelerator's bfloat16 products beside its own.
 FLOPS_A_BYTE = {"cpu": 8, "gpu": 200, "tpu": 200}
 
 
@@ -57,28 +57,15 @@ def costs(
     }
 
 
-def choose_strategy(
-    name: str, lists: list, *, nr_labels: int, hidden_size: int, batch_size: int, by_row: bool, must_list: bool
-) -> str:
-    """The strategy that "auto" stands for on this device: the cheapest by `costs`; another name is returned as it is.
+def cheapest_strategy(lists: list, *, nr_labels: int, hidden_size: int, batch_size: int, thinned: bool) -> str:
+    """The one of STRATEGIES with the least `costs` on this device; lists: Listed of some of the level's batches.
 
-    lists: some Listed of the level. by_row: as of make_train_step; without it the whole table is updated anyway, and
-    only must_list (shortlists are thinned) keeps a level from being computed whole.
+    thinned: the lists do not hold whole shortlists, so that the level cannot be computed whole under a mask.
     """
-    if name != "auto":
-        return name
-    if not by_row and not must_list:
-        return "whole"
-    union, width = (float(np.mean([part.shape[-1] for part in parts])) for parts in list(zip(*lists, strict=True))[:2])
-    found = costs(
-        nr_labels,
-        hidden_size,
-        batch_size=batch_size,
-        union=union,
-        width=width,
-        platform=jax.default_backend(),
-    )
-    if must_list:
+    union, width = (float(np.mean([a.shape[-1] for a in arrays])) for arrays in list(zip(*lists, strict=True))[:2])
+    sizes = {"batch_size": batch_size, "union": union, "width": width}
+    found = costs(nr_labels, hidden_size, platform=jax.default_backend(), **sizes)
+    if thinned:
         del found["whole"]
     return min(found, key=found.get)
 
