@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from xrt_jax.config import settings_of_level
 from xrt_jax.disk import read_json, write_json
+from xrt_jax.matcher.finetune import number_of_steps
 from xrt_jax.metrics import precision_recall
 from xrt_jax.stages import load_data, make_features, percent, ranker_levels, tree_levels
 
@@ -125,7 +126,9 @@ def pecos_params(config: ConfigDict, dataset) -> dict:
 
 def fine_tuning(config: ConfigDict, level: dict, nr_texts: int) -> dict:
     """Fine-tuning of a level; PECOS drops updates after the last checkpoint, so that one falls on the last."""
-    steps = level["max_steps"] or round(level["num_epochs"] * -(-nr_texts // level["batch_size"]))
+    batch_size = level["batch_size"] * level["gradient_accumulation"]
+    length = {"num_epochs": level["num_epochs"], "max_steps": level["max_steps"]}
+    steps = number_of_steps(nr_texts, batch_size=batch_size, **length)
     dropout = config.encoder.hidden_dropout
     return {
         **{key: level[key] for key in FINE_TUNING},

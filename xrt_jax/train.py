@@ -9,30 +9,31 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from scipy.sparse import csr_matrix
 
 from xrt_jax import checkpoint
 from xrt_jax.compilations import compilations
-from xrt_jax.config import settings_of_level
-from xrt_jax.data.tokens import load_tokens, stream, text_lengths, tokenize
-from xrt_jax.data.vocabulary import learn_wordpiece
+from xrt_jax.data.tokens import text_lengths
 from xrt_jax.disk import read_json, replace_file, write_json
+from xrt_jax.encoder_start import (
+    check_length,
+    compute_dtype,
+    load_start,
+    new_encoder,
+    pretrain_encoder,
+    tokenize_once,
+)
 from xrt_jax.encoders.flops import matmul_ceiling
-from xrt_jax.encoders.huggingface import count_parameters, init_encoder, load_encoder, load_tokenizer, save_encoder
-from xrt_jax.encoders.mlm import pretrain
+from xrt_jax.encoders.huggingface import count_parameters, load_tokenizer
 from xrt_jax.header import model_card, print_header
-from xrt_jax.matcher.concat import check_ensemble, join_beams, train_concat
+from xrt_jax.levels import FINE_TUNING, needs_beam, needs_embeddings, plan_levels, uses_concat
+from xrt_jax.matcher.concat import join_beams, train_concat
 from xrt_jax.matcher.finetune import Padding, embed, fine_tune, make_scorer, number_of_steps
-from xrt_jax.matcher.head import check_bootstrap, check_strategy, start_head
-from xrt_jax.matcher.loss import check_loss
-from xrt_jax.matcher.mesh import check_batch_size, make_mesh
-from xrt_jax.matcher.optimizer import check_schedule
-from xrt_jax.matcher.shortlist import check_scheme, match_clusters
-from xrt_jax.matcher.step import check_post_processor
+from xrt_jax.matcher.head import start_head
+from xrt_jax.matcher.mesh import make_mesh
+from xrt_jax.matcher.shortlist import match_clusters
 from xrt_jax.metrics import format_table, precision_recall
 from xrt_jax.model import join_features, save_model
 from xrt_jax.processes import are_several, first_then_others, from_first, is_first, start
@@ -50,10 +51,9 @@ from xrt_jax.stages import (
     ranker_levels,
     require_texts,
     save_report,
-    tree_levels,
 )
 from xrt_jax.tree.chain import aggregate_labels
-from xrt_jax.xlinear.predict import predict
+from xrt_jax.xlinear.predict import predict, root_beam
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
@@ -123,7 +123,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
         ceiling = matmul_ceiling(compute_dtype(config)) if unfinished else None
     head = emb_trn = None
     scored = [name for name in tokens if name != "tst" or config.only_encoder or config.matcher.score_test]
-    beams = {name: root(len(text_lengths(tokens[name]))) for name in scored}
+    beams = {name: root_beam(len(text_lengths(tokens[name]))) for name in scored}
     for level, settings in enumerate(level_settings):
         with report.stage(f"level_{level}"):
             folder = workdir / f"level_{level}"
@@ -179,26 +179,13 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
                     lazy_head=level > 0,
                     strategy=settings["head"],
                     max_active_labels=settings["max_active_labels"] if level else 0,
-                    loss=settings["loss"],
-                    batch_size=settings["batch_size"],
                     num_steps=number_of_steps(
                         len(trn.texts),
                         batch_size=settings["batch_size"] * settings["gradient_accumulation"],
                         num_epochs=settings["num_epochs"],
                         max_steps=settings["max_steps"],
                     ),
-                    learning_rate=settings["learning_rate"],
-                    head_learning_rate=settings["head_learning_rate"],
-                    lr_schedule=settings["lr_schedule"],
-                    warmup_steps=settings["warmup_steps"],
-                    gradient_accumulation=settings["gradient_accumulation"],
-                    adam_epsilon=settings["adam_epsilon"],
-                    weight_decay=settings["weight_decay"],
-                    max_grad_norm=settings["max_grad_norm"],
-                    log_steps=settings["log_steps"],
-                    eval_steps=settings["eval_steps"],
-                    max_no_improve=settings["max_no_improve"],
-                    save_steps=settings["save_steps"],
+                    **{name: settings[name] for name in FINE_TUNING},
                     seed=config.seed + level,
                     ceiling=ceiling,
                     steps=steps,
@@ -223,27 +210,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
                     )
                 if is_first() and uses_concat(level_settings, level):
                     joined = {name: join_features(X[name], emb_nd) for name, emb_nd in embeddings.items()}
-                    concat = train_concat(
-                        joined["trn"],
-                        Y,
-                        C,
-                        M,
-                        threshold=settings["concat_threshold"],
-                        cost_sensitive=settings["cost_sensitive"],
-                        only_topk=settings["only_topk"],
-                        post_processor=settings["post_processor"],
-                        progress=progress,
-                    )
-                    for name, beam in found.items():
-                        found[name] = join_beams(
-                            settings["ensemble"],
-                            beam,
-                            concat,
-                            joined[name],
-                            beams[name],
-                            is_first=level == 0,
-                            progress=progress,
-                        )
+                    found = concat_beams(settings, joined, Y, C, M, beams, found, is_first_level=level == 0)
                 if is_first():
                     for name, beam in found.items():
                         save_npz(folder / f"beam.{name}.npz", beam)
@@ -305,145 +272,27 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
 # ---------------------------------------------------------------- the stages
 
 
-def plan_levels(config: ConfigDict, nr_labels: int, mesh) -> tuple[list[int], list[dict]]:
-    """(sizes of the preliminary tree's levels, settings of each fine-tuned level); ValueError for any bad setting."""
-    sizes = tree_levels(config, "preliminary_tree", nr_labels)
-    if not config.do_fine_tune:
-        if config.only_encoder:
-            raise ValueError("only_encoder with do_fine_tune=False leaves nothing to train")
-        return sizes, []
-    nr_fine_tuned = sum(size <= config.matcher.max_match_clusters for size in sizes)
-    if not nr_fine_tuned:
-        raise ValueError(f"matcher.max_match_clusters is below the tree's first level, {sizes[0]}: raise it")
-    settings = [settings_of_level(config.matcher, t, nr_fine_tuned, "matcher") for t in range(nr_fine_tuned)]
-    for level in settings:
-        check_loss(level["loss"])
-        check_schedule(level["lr_schedule"])
-        if level["gradient_accumulation"] < 1:
-            raise ValueError(f"matcher.gradient_accumulation is {level['gradient_accumulation']}: it must be 1 or more")
-        check_scheme(level["negative_sampling"])
-        check_bootstrap("bootstrap", level["bootstrap"])
-        check_strategy(level["head"])
-        check_ensemble(level["ensemble"])
-        if level["max_no_improve"] and not (level["eval_steps"] and config.data.dev_size):
-            raise ValueError("matcher.max_no_improve stops by validations: set matcher.eval_steps and data.dev_size")
-        if level["max_active_labels"] and level["head"] == "whole":
-            raise ValueError("matcher.max_active_labels lists labels: matcher.head must be auto, union or gather")
-        check_post_processor(level["post_processor"])
-        check_batch_size(mesh, level["batch_size"], "matcher.batch_size")
-    check_bootstrap("first_bootstrap", config.matcher.first_bootstrap)
-    if config.matcher.first_bootstrap == "inherit":
-        raise ValueError("matcher.first_bootstrap is 'inherit', but no level is above the first: choose linear or none")
-    return sizes, settings
+def concat_beams(settings: dict, joined: dict, Y, C, M, beams: dict, found: dict, *, is_first_level: bool) -> dict:
+    """The beams of `found`, by name of split, after the level's concat model has had its say.
 
-
-def new_encoder(config: ConfigDict, vocab_size: int | None = None):
-    """(module, random parameters) of the small BERT of config.scratch."""
-    scratch = config.scratch
-    return init_encoder(
-        vocab_size=vocab_size or scratch.vocab_size,
-        hidden_size=scratch.hidden_size,
-        num_layers=scratch.num_layers,
-        num_heads=scratch.num_heads,
-        intermediate_size=scratch.intermediate_size,
-        max_positions=config.encoder.truncate_length,
-        pooling=config.encoder.pooling,
-        hidden_dropout=0.0,  # the warm-up is too short to overfit; fine-tuning sets its own
-        attention_dropout=0.0,
-        seed=config.seed,
-        dtype=compute_dtype(config),
-        attention=config.encoder.attention,
-    )
-
-
-def pretrain_encoder(config: ConfigDict, workdir: Path, texts: list[str], padding: Padding, report: Report) -> None:
-    """Writes encoder_start: a small BERT with a vocabulary of its own, pre-trained on the training texts."""
-    scratch, vocabulary = config.scratch, workdir / "vocabulary"
-    if (workdir / "encoder_start").is_dir():
-        return
-    if not vocabulary.is_dir():
-        learn_wordpiece(texts, vocab_size=scratch.vocab_size, out_folder=vocabulary)
-    tokenizer = load_tokenizer(vocabulary)
-    tokens = tokenize_once(workdir / "tokens" / "trn", texts, tokenizer, padding)
-    module, params = new_encoder(config, len(tokenizer))
-    params = pretrain(
-        module,
-        params,
-        stream(tokens, padding.buckets(tokens), batch_size=scratch.mlm_batch_size, seed=config.seed),
-        learning_rate=scratch.mlm_learning_rate,
-        warmup_steps=scratch.mlm_steps // 10,
-        max_steps=scratch.mlm_steps,
-        mask_id=tokenizer.mask_token_id,
-        special_ids=tokenizer.all_special_ids,
-        seed=config.seed,
+    joined: [X | embedding] of trn and of these splits; beams: those of the level above; Y, C, M as of fine_tune.
+    """
+    concat = train_concat(
+        joined["trn"],
+        Y,
+        C,
+        M,
+        threshold=settings["concat_threshold"],
+        cost_sensitive=settings["cost_sensitive"],
+        only_topk=settings["only_topk"],
+        post_processor=settings["post_processor"],
         progress=progress,
-        log=lambda entry: report.log({"stage": "mlm", **entry}),
     )
-    save_encoder(workdir / "encoder_start", module, params, tokenizer_folder=vocabulary)
-
-
-def check_length(config: ConfigDict, module) -> None:
-    """ValueError if the encoder has fewer positions than a text's windows are to have tokens, or texts no window."""
-    length, windows = config.encoder.truncate_length, config.encoder.windows
-    if windows < 1:
-        raise ValueError(f"encoder.windows is {windows}: it must be 1 or more")
-    if not 2 < length <= module.max_positions:
-        raise ValueError(f"encoder.truncate_length is {length}: this encoder takes 3 to {module.max_positions} tokens")
-
-
-def load_start(config: ConfigDict, folder: str | Path):
-    """(module, parameters) of the encoder to fine-tune."""
-    return load_encoder(
-        folder,
-        pooling=config.encoder.pooling,
-        hidden_dropout=config.encoder.hidden_dropout,
-        attention_dropout=config.encoder.attention_dropout,
-        dtype=compute_dtype(config),
-        remat=config.encoder.remat,
-        attention=config.encoder.attention,
-        seed=config.seed,
-    )
-
-
-def compute_dtype(config: ConfigDict):
-    """The dtype of the encoder's products; "auto" is bfloat16 on accelerators, float32 on CPU."""
-    name = config.encoder.dtype
-    if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    if name not in ("float32", "bfloat16"):
-        raise ValueError(f"encoder.dtype is {name!r}: choose auto, float32 or bfloat16")
-    return jnp.dtype(name)
-
-
-def tokenize_once(folder: Path, texts: list[str], tokenizer, padding: Padding):
-    """Tokens of the texts from the folder, written there first if they are not."""
-    if folder.is_dir():
-        return load_tokens(folder)
-    length, windows = padding.truncate_length, padding.windows
-    return tokenize(texts, tokenizer, folder, truncate_length=length, windows=windows, progress=progress)
-
-
-def root(nr_texts: int) -> csr_matrix:
-    """The beam above the first level: every text at the root, score 1."""
-    return csr_matrix(np.ones((nr_texts, 1), np.float32))
-
-
-def needs_beam(level_settings: list[dict], level: int) -> bool:
-    """Whether the training texts are scored after a level: matcher-aware negatives need the beams of all above."""
-    return any("man" in settings["negative_sampling"] for settings in level_settings[level + 1 :])
-
-
-def uses_concat(level_settings: list[dict], level: int) -> bool:
-    """Whether linear classifiers on [X | embedding] have a say in the beam handed on: not on the last level."""
-    return level < len(level_settings) - 1 and level_settings[level]["ensemble"] != "transformer-only"
-
-
-def needs_embeddings(level_settings: list[dict], level: int) -> bool:
-    """Whether the training texts are embedded after a level: for ranker, concat model or linear heads of the next."""
-    last = level == len(level_settings) - 1
-    if last or needs_beam(level_settings, level) or uses_concat(level_settings, level):
-        return True
-    return "linear" in level_settings[level + 1]["bootstrap"]
+    how = {"is_first": is_first_level, "progress": progress}
+    return {
+        name: join_beams(settings["ensemble"], beam, concat, joined[name], beams[name], **how)
+        for name, beam in found.items()
+    }
 
 
 def embed_once(path: Path, module, encoder, tokens, *, mesh, padding: Padding) -> np.ndarray:
