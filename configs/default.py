@@ -130,6 +130,11 @@ def get_config() -> ConfigDict:
     config.ranker.only_topk = (20,)  # beam; the last value is the number of labels predicted
     config.ranker.post_processor = ("l3-hinge",)
 
+    config.distributed = ConfigDict()  # several processes make the trees and linear rankers together
+    config.distributed.min_n_sub_tree = 16  # parts that the labels are shared out in, or a few more
+    config.distributed.main_workload_factor = 1.0  # what the first process gets to begin with, as a share of what each
+    # other one gets. Who has nothing left takes over what others have not begun.
+
     config.mesh = ConfigDict()
     config.mesh.label = 1  # devices over which the head's rows are split; the others split the batch
     return config
@@ -151,5 +156,6 @@ def tree(*, nr_splits: int, max_leaf_size: int, min_codes: int | None = None) ->
     config.embedding = (
         "pifa"  # of labels: pifa, pii, or with data.label_features pifa_lf_concat, pifa_lf_convex_combine
     )
+    config.meta_embedding = ""  # another one for the top layers, until there are distributed.min_n_sub_tree nodes
     config.alpha = 0.5  # share of PIFA in pifa_lf_convex_combine
     return config

@@ -232,7 +232,7 @@ def test_a_process_alone_is_the_first_and_waits_for_nobody():
 
 
 def test_only_the_first_process_records_and_shows(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(processes._here, "index", 1)
+    monkeypatch.setattr(processes._here.channel, "index", 1, raising=False)
     report = Report(tmp_path)
     with report.stage("s"):
         report.log({"level": 0, "step": 1, "loss": 1.0})

@@ -19,6 +19,7 @@ LIGHT = (
     "scalars",
     "report",
     "processes",
+    "sharing",
     "stages",
     "model",
     "header",
@@ -26,7 +27,7 @@ LIGHT = (
 )
 # Rooms of a tier may know those of lower tiers and of their own.
 TIER = {name: 0 for name in ("sparse", "metrics", "ensemble", "disk", "__init__", "report", "report_html", "scalars")}
-TIER |= {"compilations": 0, "huge_pages": 0, "processes": 0}
+TIER |= {"compilations": 0, "huge_pages": 0, "processes": 0, "sharing": 0}
 TIER |= {name: 1 for name in ("encoders", "tree", "data")}
 TIER |= {name: 2 for name in ("xlinear",)}
 TIER |= {name: 3 for name in ("matcher",)}

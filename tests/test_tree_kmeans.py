@@ -113,7 +113,7 @@ def test_rows_that_are_not_scored_again_could_not_have_moved(spherical, seed, mo
 def test_buffers_come_back_clean():
     Z = random_embeddings(200, 50)
     E = embeddings_of(Features(Z, np.ones((200, 2), np.float32)))
-    memory = new_memory(E, 52)
+    memory = new_memory(E)
     for ids in (np.arange(200), np.array([3, 5, 9])):
         for max_iter in (1, 20):
             two_means.split_node(E, ids, 0.7, 1, two_means.Settings(0, True, max_iter), memory)
@@ -210,7 +210,7 @@ def test_passes_through_the_parts_make_the_same_tree(large_node, nr_dense, setti
     monkeypatch.setattr(kmeans, "LARGE_NODE", large_node)
     product = few_parts(1, nr_dense)
     E = embeddings_of(product)
-    memory = new_memory(E, 300)
+    memory = new_memory(E)
     assert len(parts_if_they_pay(E, np.arange(600), memory)) == 40
     assert len(parts_if_they_pay(E, np.arange(3), memory)) == 0
     shape = {"nr_splits": 2, "max_leaf_size": 5}
@@ -223,7 +223,7 @@ def test_parts_are_ascending_where_they_are_many():
     A = sp.random(300, 5000, 0.002, format="csr", dtype=np.float32, random_state=0)
     dense = lambda n: Features(None, np.ones((n, 2), np.float32))  # noqa: E731
     E = embeddings_of(Product(dense(300), A, dense(5000)))
-    memory = new_memory(E, 2)
+    memory = new_memory(E)
     for rows in (np.arange(300), np.array([7, 3, 3])):
         found = passes._parts_of(E, rows, memory).tolist()
         assert sorted(found) == np.unique(A[rows].indices).tolist()

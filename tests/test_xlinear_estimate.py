@@ -39,7 +39,7 @@ def test_estimate_by_hand(tasks):
         number: (Solved(None, None, np.zeros(round(8 * positives[number]))), 2.0 * tasks[number][1].size)
         for number in (4, 7)
     }
-    found = estimate(tasks, solved)
+    found = estimate(tasks, solved, numba.get_num_threads())
     left = [job.size for number, (_, job) in enumerate(tasks) if number not in solved]
     threads = numba.get_num_threads()
     assert found.seconds == pytest.approx(2 * max(sum(left) / threads, max(left)))

@@ -494,7 +494,7 @@ def test_a_killed_training_goes_on_with_the_missing_clusters(tmp_path, monkeypat
         with pytest.raises(KilledError):
             train_to_folder(tmp_path / "model", X, Y, chain, progress=killed_after(5))
         assert not (tmp_path / "model").exists() and len(solved) == 6
-        files = sorted((tmp_path / "model.training").glob("*.parts"), key=lambda path: path.stat().st_size)
+        files = sorted((tmp_path / "model.training").glob("*.parts.*"), key=lambda path: path.stat().st_size)
         with open(files[-1], "r+b") as file:  # the kill may have cut a record short
             file.truncate(files[-1].stat().st_size - 3)
         solved.clear()

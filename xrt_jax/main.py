@@ -1,21 +1,19 @@
 """python -m xrt_jax.main --config=configs/demo.py --workdir=runs/demo [--config.section.field=value …]"""
 
-import contextlib
 import importlib
 import os
 import sys
 import traceback
-from pathlib import Path
 
 from absl import app, flags
 from ml_collections import config_flags
-from tqdm import tqdm
 
 from xrt_jax.config import parse_flags
-from xrt_jax.disk import DiskFullError, naming_full_disk, replace_file
+from xrt_jax.disk import naming_full_disk
 from xrt_jax.huge_pages import restart_with_huge_pages
 from xrt_jax.processes import StoppedError, are_several, first_fails_too, leave
-from xrt_jax.report import keep_compiled, set_up_logging
+from xrt_jax.report import keep_compiled, set_up_logging, tell_error
+from xrt_jax.xlinear.mpi import watch_over_rank
 
 METHODS = {"xr_transformer": "xrt_jax.train", "xr_linear": "xrt_jax.train_linear"}
 
@@ -47,11 +45,11 @@ def run(argv: list[str]) -> int:
     try:
         main(parse_flags(argv))
         return 0
-    except StoppedError:
-        status = 2
+    except StoppedError as stopped:
+        status = stopped.status
     except (ValueError, OSError) as error:
         if not first_fails_too():
-            tell(error)
+            tell_error(error, flags.FLAGS["workdir"].value)
         status = 2
     except Exception:
         if not are_several():
@@ -62,18 +60,8 @@ def run(argv: list[str]) -> int:
     return status
 
 
-def tell(error: Exception) -> None:
-    """One line on standard error, and the traceback of the exception that is handled in the work directory."""
-    workdir = flags.FLAGS["workdir"].value
-    advice = "; the last checkpoint is usable: make room, and the same command goes on from there"
-    # Not print: the line is not to go on after a bar that the error broke off.
-    tqdm.write(f"error: {error}{advice if isinstance(error, DiskFullError) else ''}", file=sys.stderr)
-    if workdir and (Path(workdir) / "config.json").is_file():  # a folder that is a work directory
-        with contextlib.suppress(OSError), replace_file(Path(workdir) / "error.txt") as tmp:  # the disk may be full
-            tmp.write_text(traceback.format_exc(), encoding="utf-8")
-
-
 if __name__ == "__main__":
     restart_with_huge_pages()
+    watch_over_rank()
     app.define_help_flags()
     sys.exit(run(sys.argv))

@@ -6,13 +6,14 @@ import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
-from xrt_jax.disk import append_line
-from xrt_jax.processes import is_first
+from xrt_jax.disk import DiskFullError, append_line, replace_file
+from xrt_jax.processes import doing, is_first
 from xrt_jax.scalars import Scalars
 
 logger = logging.getLogger("xrt_jax")
@@ -48,6 +49,16 @@ def progress(total: int, desc: str) -> tqdm:
     )
 
 
+def tell_error(error: Exception, workdir: str | None) -> None:
+    """One line on standard error, and the traceback of the exception that is handled in the work directory."""
+    advice = "; the last checkpoint is usable: make room, and the same command goes on from there"
+    # Not print: the line is not to go on after a bar that the error broke off.
+    tqdm.write(f"error: {error}{advice if isinstance(error, DiskFullError) else ''}", file=sys.stderr)
+    if workdir and (Path(workdir) / "config.json").is_file():  # a folder that is a work directory
+        with contextlib.suppress(OSError), replace_file(Path(workdir) / "error.txt") as tmp:  # the disk may be full
+            tmp.write_text(traceback.format_exc(), encoding="utf-8")
+
+
 class Report:
     """Appends to metrics.jsonl of a work directory and times the stages of a run, across restarts.
 
@@ -78,6 +89,7 @@ class Report:
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Announces a stage of the run and records its wall seconds when it ends."""
+        doing(name)
         if not is_first():
             yield
             return

@@ -186,6 +186,16 @@ def _row_squares(indptr, data):
     return total
 
 
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _dense_squares(dense, total):
+    """Adds the square of each row; numpy's sums would depend on where in memory a row is."""
+    for row in range(len(dense)):
+        square = 0.0
+        for value in dense[row]:
+            square += np.float64(value) * value
+        total[row] += square
+
+
 @njit(cache=True, nogil=True)
 def _scale(indptr, data, factor, scaled):
     for row in range(len(indptr) - 1):
@@ -201,7 +211,7 @@ def row_norms(X) -> np.ndarray:
         A = parts[0].tocsr()
         total += _row_squares(A.indptr, A.data)
     if parts[1] is not None:
-        total += np.einsum("nd,nd->n", parts[1], parts[1], dtype=np.float64)
+        _dense_squares(np.ascontiguousarray(parts[1], np.float32), total)
     return np.sqrt(total)
 
 
@@ -343,11 +353,11 @@ def thread_map(fn, jobs):
 
 
 def thread_unordered(fn, jobs):
-    """Yield (job, fn(job)) as they get done, from numba.get_num_threads() threads.
+    """Yield (job, fn(job)) as they get done, from numba.get_num_threads() threads; `jobs` may be an iterator.
 
-    At most two results a thread wait to be taken, so that memory stays bounded.
+    At most two results a thread wait to be taken, so that memory stays bounded, and a job is asked for no sooner.
     """
-    nr_threads = min(numba.get_num_threads(), len(jobs))
+    nr_threads = numba.get_num_threads()
     if nr_threads <= 1:
         yield from ((job, fn(job)) for job in jobs)
         return

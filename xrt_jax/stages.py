@@ -3,6 +3,12 @@
 Every stage writes its result to the work directory, whole or not at all, and takes it from there the next time.
 """
 
+import importlib.metadata
+import json
+import platform
+import secrets
+import shutil
+import socket
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -13,17 +19,19 @@ from xrt_jax.config import differences, to_json
 from xrt_jax.data.docstrings import build_docstring_dataset
 from xrt_jax.data.folders import Dataset, Split, load_dataset, load_features
 from xrt_jax.data.tfidf import fit_tfidf, load_tfidf, save_tfidf, transform
-from xrt_jax.disk import clear_unfinished, read_json, write_json
+from xrt_jax.disk import clear_unfinished, fingerprint, read_json, replace_file, write_json
+from xrt_jax.processes import are_several, first_then_others, from_each, from_first, is_first
 from xrt_jax.report import Report, format_bytes, peak_memory, progress
 from xrt_jax.report_html import write_report
-from xrt_jax.sparse import as_features, load_npz, nr_rows, save_npz
+from xrt_jax.sharing import share, shared_folder
+from xrt_jax.sparse import Features, as_features, load_npz, nr_rows, save_npz
 from xrt_jax.tree.chain import load_chain, matching_chain, save_chain, tree_sizes
 from xrt_jax.tree.kmeans import hierarchical_kmeans
-from xrt_jax.tree.label_embedding import METHODS, label_embedding, pifa_product
+from xrt_jax.tree.label_embedding import METHODS, tree_embeddings
 from xrt_jax.xlinear.compiled import load_kernels
 from xrt_jax.xlinear.estimate import Estimate
 from xrt_jax.xlinear.folder import load_ranker
-from xrt_jax.xlinear.train import check_settings, train_to_folder
+from xrt_jax.xlinear.train import Sharing, check_settings, train_to_folder
 
 
 def open_workdir(config: ConfigDict, workdir: Path) -> Path:
@@ -40,6 +48,42 @@ def open_workdir(config: ConfigDict, workdir: Path) -> Path:
         raise ValueError(f"{workdir} is not empty and no work directory: use another --workdir")
     write_json(path, new)
     return workdir
+
+
+def open_together(config: ConfigDict, workdir: Path) -> Path:
+    """open_workdir by the first process; ValueError unless all see it and have the same config and software."""
+    token = secrets.token_hex(8)
+    if is_first():
+        open_workdir(config, workdir)
+    if not are_several():
+        return workdir
+    path = workdir / "processes.token"
+    if is_first():
+        with replace_file(path) as tmp:
+            tmp.write_text(token)
+    token = from_first(token)
+    sees = path.is_file() and path.read_text() == token
+    about = {"host": socket.gethostname(), "sees": sees, "config": to_json(config), "software": software()}
+    of_all = json.loads(json.dumps(from_each(about)))
+    if is_first():
+        path.unlink()
+    for number, other in enumerate(of_all):
+        who, first = f"process {number} on {other['host']}", f"the first one on {of_all[0]['host']}"
+        if not other["sees"]:
+            raise ValueError(f"{who} does not see the work directory {workdir} of {first}: all of them must share it")
+        for key, remedy in (("config", "start all with one command"), ("software", "install the same everywhere")):
+            changed = differences(of_all[0][key], other[key])
+            if changed:
+                raise ValueError(f"{who} has another {key} than {first} ({'; '.join(changed)}): {remedy}")
+    return workdir
+
+
+def software() -> dict[str, str | int]:
+    """What the bits of a model depend on: versions, and a checksum of this package's source."""
+    package = Path(__file__).parent
+    versions = {name: importlib.metadata.version(name) for name in ("numpy", "scipy", "numba")}
+    source = fingerprint(*(path.read_bytes() for path in sorted(package.rglob("*.py"))))
+    return {"xrt_jax": source, "python": platform.python_version(), **versions}
 
 
 def load_data(config: ConfigDict, workdir: Path) -> Dataset:
@@ -63,8 +107,9 @@ def load_data(config: ConfigDict, workdir: Path) -> Dataset:
         raise ValueError(f"{folder} has no test split: add Y.tst.npz and X.tst.txt (or .npz, .npy)")
     Z = load_label_features(config)
     for name in ("preliminary_tree", "refined_tree"):
-        if name in config:
-            check_embedding(f"{name}.embedding", config[name].embedding, Z, dataset.trn.Y.shape[1])
+        for key in ("embedding", "meta_embedding") if name in config else ():
+            method = config[name][key] or config[name].embedding
+            check_embedding(f"{name}.{key}", method, Z, dataset.trn.Y.shape[1])
     return dataset
 
 
@@ -134,6 +179,9 @@ def ranker_levels(config: ConfigDict, trn: Split) -> list[int]:
     can_be_given = is_preliminary or config.method == "xr_linear"
     levels = tree_levels(config, tree, trn.Y.shape[1], can_be_given=can_be_given)
     check_settings(len(levels), matching=trn.matches, **config.ranker)
+    for key, value in config.distributed.items():
+        if not 0 < value < float("inf"):
+            raise ValueError(f"distributed.{key} is {value}: it must be above 0")
     if trn.matches is not None:
         match_height(trn.matches, levels)
         if not any("usn" in scheme for scheme in config.ranker.negative_sampling):
@@ -162,37 +210,74 @@ def features_of(split: Split, tfidf):
     return split.X if tfidf is None else transform(tfidf, split.texts)
 
 
-def build_tree(config: ConfigDict, name: str, folder: Path, X, Y: csr_matrix):
-    """Hierarchical label tree by balanced k-means on label embeddings, with the settings config[name]."""
-    if not folder.is_dir():
-        tree = config[name]
-        if tree.embedding == "pifa":
-            embedding = pifa_product(Y, X)
-        else:
-            embedding = label_embedding(tree.embedding, Y, X, Z=load_label_features(config), alpha=tree.alpha)
+def build_tree(config: ConfigDict, name: str, folder: Path, X, Y: csr_matrix, shared: Path | None = None):
+    """Hierarchical label tree by balanced k-means on label embeddings, with the settings config[name].
+
+    shared: shared_folder of several processes (sharing.py), which all call this; Y is read in the first one only.
+    """
+    together = shared is not None
+    if not (from_first(folder.is_dir()) if together else folder.is_dir()):
+        tree, work = config[name], folder.with_name(f"{folder.name}.parts")
+        methods = {"embedding": tree.embedding}
+        if tree.meta_embedding not in ("", tree.embedding):
+            methods["top"] = tree.meta_embedding
+        Z = load_label_features(config)
+        embeddings = {
+            key: tree_embeddings(method, Y, X, Z=Z, alpha=tree.alpha, folder=shared) for key, method in methods.items()
+        }
+        if together and is_first():
+            work.mkdir(parents=True, exist_ok=True)
         chain = hierarchical_kmeans(
-            embedding,
-            **{key: value for key, value in tree.items() if key not in ("embedding", "alpha")},
+            embeddings["embedding"],
+            top=embeddings.get("top"),
+            nr_subtrees=config.distributed.min_n_sub_tree,
+            **{key: value for key, value in tree.items() if key not in ("embedding", "meta_embedding", "alpha")},
             seed=config.seed,
+            folder=shared,
+            work=work,
             progress=progress,
         )
-        save_chain(folder, chain)
+        if together:
+            from_each()  # all have read what is in `work`
+        if not together or is_first():
+            save_chain(folder, chain)
+            shutil.rmtree(work, ignore_errors=True)
+        if together:
+            from_first()
     return load_chain(folder)
 
 
-def rank(config: ConfigDict, folder: Path, X, trn: Split, chain=None):
-    """Linear ranker on features X, on the chain or a refined tree: XR-Linear, and XR-Transformer's last step."""
-    if not (folder / "ranker").is_dir():
-        X = as_features(X)
-        load_kernels(X, progress)
-        chain = chain or build_tree(config, "refined_tree", folder / "tree", X, trn.Y)
-        given = {"R": trn.relevance}
-        if trn.matches is not None:
+def rank(config: ConfigDict, folder: Path, make_X, trn: Split, chain=None):
+    """Linear ranker on features make_X(), on the chain or a refined tree: XR-Linear, and XR-Transformer's last step.
+
+    All processes of a run call this and train together; make_X and trn are of use in the first one only, which has
+    the ranker as the result. The others have None.
+    """
+    if not from_first((folder / "ranker").is_dir()):
+        shared = shared_folder(folder.with_name(f"{folder.name}.shared"))
+        X = Features(*share(shared, "X", lambda: as_features(make_X())))
+        first_then_others(lambda: load_kernels(X, progress))
+        given: dict = {"matching": ()}  # what the others have not, and need not
+        if is_first():
+            given = {"R": trn.relevance}
+        chain = chain or build_tree(config, "refined_tree", folder / "tree", X, trn.Y if is_first() else None, shared)
+        if is_first() and trn.matches is not None:
             height = match_height(trn.matches, [C.shape[0] for C in chain])
             given["matching"] = matching_chain({height: trn.matches}, chain)
-        settings = {**given, **config.ranker}
-        train_to_folder(folder / "ranker", X, trn.Y, chain, **settings, progress=progress, tell=tell_estimate)
-    return load_ranker(folder / "ranker")
+        train_to_folder(
+            folder / "ranker",
+            X,
+            trn.Y if is_first() else None,
+            chain,
+            progress=progress,
+            tell=tell_estimate,
+            shared=Sharing(shared, **config.distributed) if shared else None,
+            **config.ranker,
+            **given,
+        )
+        if shared and is_first():
+            shutil.rmtree(shared)
+    return load_ranker(folder / "ranker") if is_first() else None
 
 
 def tell_estimate(estimate: Estimate) -> None:

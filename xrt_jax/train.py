@@ -2,7 +2,8 @@
 
 Zhang et al., "Fast Multi-Resolution Transformer Fine-tuning for Extreme Multi-label Text Classification" (2021).
 Every stage writes its result to the work directory, whole or not at all, and is skipped where the result is there.
-Where a run has several processes, the first one does all that is not done on the devices, and writes; see `processes`.
+Where a run has several processes, all of them work on the devices and on the linear rankers; the first one does the
+rest, and writes; see `processes`.
 """
 
 from collections.abc import Callable
@@ -45,7 +46,7 @@ from xrt_jax.stages import (
     load_clusters,
     load_data,
     make_features,
-    open_workdir,
+    open_together,
     percent,
     rank,
     ranker_levels,
@@ -59,10 +60,7 @@ from xrt_jax.xlinear.predict import predict, root_beam
 def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     """Trains XR-Transformer (and XR-Linear beside it), prints the test table and returns what metrics.json holds."""
     start()
-    workdir = Path(workdir)
-    if is_first():
-        open_workdir(config, workdir)
-    from_first()
+    workdir = open_together(config, Path(workdir))
     report = Report(workdir, counters=compilations)
     checkpoint.quiet_orbax()
     mesh = make_mesh(config.mesh.label)
@@ -95,10 +93,11 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
 
     # ------------------------------------------------- XR-Linear, to compare
     predictions = {}
-    if config.xr_linear and is_first():
+    if config.xr_linear:
         with report.stage("xr_linear"):
-            linear = rank(config, workdir / "xr_linear", X_trn, trn, ranker_chain)
-            predictions["xr_linear"] = predict(linear, X_tst, progress=progress)
+            linear = rank(config, workdir / "xr_linear", lambda: X_trn, trn, ranker_chain)
+            if is_first():
+                predictions["xr_linear"] = predict(linear, X_tst, progress=progress)
 
     Y_trn = aggregate_labels(trn.Y, chain)
     Y_dev = aggregate_labels(dev.Y, chain) if dev else [None] * len(chain)
@@ -237,13 +236,14 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
             emb_tst = embed_once(
                 workdir / "embeddings.tst.npy", module, encoder, tokens["tst"], mesh=mesh, padding=padding
             )
+        with report.stage("ranker"):
+            joined = lambda: join_features(X_trn, emb_trn)  # noqa: E731
+            ranker = rank(config, workdir / "xr_transformer", joined, trn, ranker_chain)
+            if is_first():
+                predictions["xr_transformer"] = predict(ranker, join_features(X_tst, emb_tst), progress=progress)
     if not is_first():
         from_first()
         return read_json(workdir / "metrics.json")
-    if not config.only_encoder:
-        with report.stage("ranker"):
-            ranker = rank(config, workdir / "xr_transformer", join_features(X_trn, emb_trn), trn, ranker_chain)
-            predictions["xr_transformer"] = predict(ranker, join_features(X_tst, emb_tst), progress=progress)
 
     # --------------------------------------------------- metrics and model
     metrics = {name: precision_recall(tst.Y, P, 10) for name, P in predictions.items()}

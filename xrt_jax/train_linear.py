@@ -1,5 +1,7 @@
 """XR-Linear alone, from data to model folder, resumable after each stage; jax is never imported.
 
+Started by mpiexec, its ranks make the tree and the rankers together; all else the first one does.
+
 Yu et al., "PECOS: Prediction for Enormous and Correlated Output Spaces" (2022).
 """
 
@@ -7,44 +9,52 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from xrt_jax.disk import write_json
+from xrt_jax.disk import read_json, write_json
 from xrt_jax.header import model_card, print_linear_header
 from xrt_jax.metrics import format_table, precision_recall
 from xrt_jax.model import save_model
-from xrt_jax.processes import require_one
+from xrt_jax.processes import from_first, is_first
 from xrt_jax.report import Report, progress
 from xrt_jax.stages import (
     load_clusters,
     load_data,
     make_features,
-    open_workdir,
+    open_together,
     percent,
     rank,
     ranker_levels,
     save_report,
 )
+from xrt_jax.xlinear.mpi import join_ranks
 from xrt_jax.xlinear.predict import predict
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     """Trains XR-Linear, prints the test table and returns what metrics.json holds."""
-    require_one()
-    workdir = open_workdir(config, Path(workdir))
+    join_ranks()
+    workdir = open_together(config, Path(workdir))
     report = Report(workdir)
 
     # ------------------------------------------------------------------ data
+    dataset = tfidf = X_trn = X_tst = None  # of the first process; the others get their part from it (sharing.py)
     with report.stage("data"):
-        dataset = load_data(config, workdir)
-    print_linear_header(dataset, ranker_levels(config, dataset.trn))
+        if is_first():
+            dataset = load_data(config, workdir)
+            print_linear_header(dataset, ranker_levels(config, dataset.trn))
+        nr_labels = from_first(dataset and dataset.trn.Y.shape[1])
 
     # ---------------------------------------------------------------- TF-IDF
     with report.stage("tfidf"):
-        tfidf, X_trn, X_tst = make_features(config, dataset, workdir)
+        if is_first():
+            tfidf, X_trn, X_tst = make_features(config, dataset, workdir)
 
     # -------------------------------- label features, tree, linear rankers
     with report.stage("xr_linear"):
-        chain = load_clusters(config, "refined_tree", dataset.trn.Y.shape[1])
-        ranker = rank(config, workdir / "xr_linear", X_trn, dataset.trn, chain)
+        chain = load_clusters(config, "refined_tree", nr_labels)
+        ranker = rank(config, workdir / "xr_linear", lambda: X_trn, dataset and dataset.trn, chain)
+    if not is_first():
+        from_first()
+        return read_json(workdir / "metrics.json")
 
     # ------------------------------------------------ metrics and model
     with report.stage("predict"):
@@ -64,4 +74,5 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     print(
         "\n" + format_table(metrics) + f"\n\nmodel folder: {workdir / 'model'}\nreport:       {workdir / 'report.html'}"
     )
+    from_first()
     return result

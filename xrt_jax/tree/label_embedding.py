@@ -1,11 +1,14 @@
 """Label embeddings from which the label tree is clustered (the methods of PECOS's LabelEmbeddingFactory)."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
 from numba import njit
 
+from xrt_jax.processes import count, from_each, index
+from xrt_jax.sharing import gather_array, share
 from xrt_jax.sparse import (
     Features,
     as_features,
@@ -19,7 +22,7 @@ from xrt_jax.sparse import (
     scale_rows,
     thread_map,
 )
-from xrt_jax.tree.passes import Product
+from xrt_jax.tree.passes import NO_ROWS, Embeddings, Product, Rows, embeddings_of, lengths, rows_of
 
 METHODS = ("pifa", "pii", "pifa_lf_concat", "pifa_lf_convex_combine")
 # The rows of a product are handed to threads in this many groups of about equal work.
@@ -173,21 +176,61 @@ def _side_by_side(left: Features, right: Features) -> Features:
 # ---------------------------------------------------------------------------- methods
 
 
-def pifa_product(Y, X, normalized_Y: bool = True) -> Product:
-    """As pifa, with the two factors that its embedding is the product of: from them the tree is clustered sooner."""
-    parts = as_features(X)
-    if Y.shape[0] != nr_rows(parts):
-        raise ValueError(f"Y has {Y.shape[0]} rows, X has {nr_rows(parts)}: both need one row an instance")
-    Yt = canonical((normalize_rows(Y) if normalized_Y else canonical(Y, "csr")).T, "csr")
-    dense = None if parts.dense is None else Yt @ parts.dense
+def _transposed(Y, X: Features, normalized_Y: bool) -> sp.csr_matrix:
+    """Y^T, csr float32 [L, n], of Y with unit rows if so wished; ValueError unless it fits X."""
+    if Y.shape[0] != nr_rows(X):
+        raise ValueError(f"Y has {Y.shape[0]} rows, X has {nr_rows(X)}: both need one row an instance")
+    return canonical((normalize_rows(Y) if normalized_Y else canonical(Y, "csr")).T, "csr")
+
+
+def _unit_rows(Yt: sp.csr_matrix, X: Features) -> tuple[Features, sp.csr_matrix]:
+    """(Y^T X with unit rows, Y^T times the same factors), whose rows depend on the same row of Y^T only."""
+    dense = None if X.dense is None else Yt @ X.dense
     squares = np.zeros(Yt.shape[0]) if dense is None else row_norms(dense) ** 2
-    sparse = None if parts.sparse is None else _unit_product(Yt, parts.sparse, squares)
+    sparse = None if X.sparse is None else _unit_product(Yt, X.sparse, squares)
     factor = inverse_or_one(np.sqrt(squares))
     if dense is not None:
         scale_rows(dense, factor, in_place=True)
-    A = scale_rows(Yt, factor)
+    return Features(sparse, dense), scale_rows(Yt, factor)
+
+
+def pifa_product(Y, X, normalized_Y: bool = True) -> Product:
+    """As pifa, with the two factors that its embedding is the product of: from them the tree is clustered sooner."""
+    parts = as_features(X)
+    Z, A = _unit_rows(_transposed(Y, parts, normalized_Y), parts)
     is_finite = np.isfinite(A.data).all()  # float32 holds the inverse of no length below 1e-38
-    return Product(Features(sparse, dense), A if is_finite else None, parts)
+    return Product(Z, A if is_finite else None, parts)
+
+
+def shared_pifa(folder: Path, Y, X: Features) -> Embeddings:
+    """embeddings_of(pifa_product(Y, X)), made by all processes together and mapped from files in folder.
+
+    Y is read in the first process only; X: the same Features in all, shared (sharing.py).
+    """
+    [Yt] = share(folder, "Yt", lambda: [_transposed(Y, X, True)])
+    work = np.zeros(Yt.nnz) if X.sparse is None else np.diff(X.sparse.indptr)[Yt.indices]
+    work = np.concatenate([[0], np.cumsum(work + 1)])[Yt.indptr]
+    first, last = np.searchsorted(work, work[-1] * np.array([index(), index() + 1]) / count())
+    own = slice(first, len(work) - 1 if index() == count() - 1 else last)
+    Z, A = _unit_rows(Yt[own], X)
+    rows, shares = rows_of(Z), rows_of(Features(A, None))
+    gathered = {
+        name: gather_array(folder, f"Z.{name}", array)
+        for name, array in {
+            "count": rows.stop - rows.start,
+            "indices": rows.indices,
+            "values": rows.values,
+            "dense": rows.dense,
+            "norms": lengths(rows),
+            "shares": shares.values,
+        }.items()
+    }
+    ends = np.cumsum(gathered["count"])
+    whole = Rows(ends - gathered["count"], ends, *(gathered[name] for name in ("indices", "values", "dense")))
+    if not all(from_each(bool(np.isfinite(A.data).all()))):
+        return Embeddings(whole, gathered["norms"], NO_ROWS, NO_ROWS, nr_features(X))
+    pattern = rows_of(Features(sp.csr_matrix((gathered["shares"], Yt.indices, Yt.indptr), shape=Yt.shape), None))
+    return Embeddings(whole, gathered["norms"], pattern, rows_of(X), nr_features(X))
 
 
 def pifa(Y, X, normalized_Y: bool = True):
@@ -298,3 +341,17 @@ def label_embedding(method: str, Y, X, *, Z=None, alpha=0.5):
     if method == "pifa_lf_concat":
         return pifa_lf_concat(Y, X, Z)
     return pifa_lf_convex_combine(Y, X, Z, alpha)
+
+
+def tree_embeddings(method: str, Y, X, *, Z=None, alpha=0.5, folder: Path | None = None):
+    """What hierarchical_kmeans clusters: label_embedding in the form that is fastest for it; arguments as there.
+
+    folder: shared_folder of several processes (sharing.py), which all call this. X is shared among them; Y and Z are
+    read in the first process only.
+    """
+    if folder is None:
+        return pifa_product(Y, X) if method == "pifa" else label_embedding(method, Y, X, Z=Z, alpha=alpha)
+    if method == "pifa":
+        return shared_pifa(folder, Y, X)
+    found = share(folder, method, lambda: as_features(label_embedding(method, Y, X, Z=Z, alpha=alpha)))
+    return embeddings_of(Features(*found))

@@ -12,7 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 from numba import njit
 
-from xrt_jax.sparse import Features, as_features, feature_arrays, thread_map
+from xrt_jax.sparse import Features, as_features, feature_arrays, nr_features, thread_map
 
 # A pass through the parts pays where it costs this many times less.
 GAIN = 1.25
@@ -60,12 +60,14 @@ class Embeddings(NamedTuple):
         norms: float64 [L], their lengths.
         shares: sparse Rows [L, n], where whole = shares · parts is known; else no rows.
         parts: Rows [n, d], or no rows.
+        nr_columns: d, sparse and dense ones.
     """
 
     whole: Rows
     norms: np.ndarray
     shares: Rows
     parts: Rows
+    nr_columns: int
 
 
 class Memory(NamedTuple):
@@ -86,13 +88,13 @@ class Memory(NamedTuple):
     parts: np.ndarray
 
 
-def _rows_of(X: Features) -> Rows:
+def rows_of(X: Features) -> Rows:
     """The arrays of features X."""
     arrays = feature_arrays(X)
     return Rows(arrays.indptr[:-1].copy(), arrays.indptr[1:].copy(), arrays.indices, arrays.data, arrays.dense)
 
 
-def _norms(Z: Rows) -> np.ndarray:
+def lengths(Z: Rows) -> np.ndarray:
     """Length of every row: float64 [n]."""
     norms = np.empty(len(Z.start))
     bounds = np.linspace(0, len(norms), NR_BLOCKS + 1).astype(np.int64)
@@ -100,15 +102,17 @@ def _norms(Z: Rows) -> np.ndarray:
     return norms
 
 
-NO_ROWS = _rows_of(Features(sp.csr_matrix((0, 0), dtype=np.float32), None))
+NO_ROWS = rows_of(Features(sp.csr_matrix((0, 0), dtype=np.float32), None))
 
 
 def embeddings_of(Z) -> Embeddings:
-    """Z: what as_features takes, or a Product, which is not checked."""
+    """Z: what as_features takes, or a Product, which is not checked, or Embeddings."""
+    if isinstance(Z, Embeddings):
+        return Z
     Z, A, X = Z if isinstance(Z, Product) else (as_features(Z), None, None)
-    whole = _rows_of(Z)
-    shares, parts = (NO_ROWS, NO_ROWS) if A is None else (_rows_of(Features(A, None)), _rows_of(X))
-    return Embeddings(whole, _norms(whole), shares, parts)
+    whole = rows_of(Z)
+    shares, parts = (NO_ROWS, NO_ROWS) if A is None else (rows_of(Features(A, None)), rows_of(X))
+    return Embeddings(whole, lengths(whole), shares, parts, nr_features(Z))
 
 
 def without_parts(E: Embeddings) -> Embeddings:
@@ -116,9 +120,9 @@ def without_parts(E: Embeddings) -> Embeddings:
     return E._replace(shares=NO_ROWS, parts=NO_ROWS)
 
 
-def new_memory(E: Embeddings, nr_columns: int) -> Memory:
-    """For embeddings of so many columns."""
-    n = len(E.parts.start)
+def new_memory(E: Embeddings) -> Memory:
+    """Memory for one thread and these embeddings."""
+    n, nr_columns = len(E.parts.start), E.nr_columns
     of_parts = (np.zeros(n, np.uint8), np.empty(n, np.float32), np.empty(n, np.int64))
     return Memory(np.zeros((2, nr_columns), np.float32), np.zeros((1, nr_columns), np.float32), *of_parts)
 

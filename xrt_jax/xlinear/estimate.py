@@ -56,15 +56,17 @@ def job_memory(problem: Problem, job: Job) -> int:
     return copied + 4 * LANES * (nr_rows + nr_places + X.dense.shape[1])
 
 
-def estimate(tasks: list[tuple[Problem, Job]], solved: dict[int, tuple[Solved, float]]) -> Estimate:
-    """What all tasks take, going by those that are solved already (number -> weights, seconds)."""
-    nr_threads = numba.get_num_threads()
+def estimate(tasks: list[tuple[Problem, Job]], solved: dict[int, tuple[Solved, float]], nr_threads: int) -> Estimate:
+    """What all tasks take, going by those that are solved already (number -> weights, seconds).
+
+    nr_threads: of all processes; memory is what those of this process need.
+    """
     sizes = np.array([job.size for _, job in tasks], dtype=np.float64)
     growth = np.array([(_positives(*task) ** POWER).sum() for task in tasks])
     done = list(solved)
     pace = sum(seconds for _, seconds in solved.values()) / sizes[done].sum()
     weights = sum(len(part.weight) for part, _ in solved.values()) / max(growth[done].sum(), 1)
     left = np.delete(sizes, done)
-    memory = sorted((job_memory(*task) for task in tasks), reverse=True)[:nr_threads]
+    memory = sorted((job_memory(*task) for task in tasks), reverse=True)[: numba.get_num_threads()]
     seconds = pace * max(left.sum() / nr_threads, left.max(initial=0))
     return Estimate(seconds, 8 * weights * growth.sum(), sum(memory))

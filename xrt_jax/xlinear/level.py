@@ -200,11 +200,16 @@ def solve_job(problem: Problem, job: Job) -> Solved:
     return Solved(*(np.concatenate(piece) for piece in zip(*parts, strict=True)))
 
 
-def solve_all(tasks: list[tuple[Problem, Job]], progress, desc: str):
-    """Yield (number of the task, Solved) as they get done; the largest start first, so that no thread ends late."""
+def solve_all(tasks: list[tuple[Problem, Job]], progress, desc: str, units=None):
+    """Yield (number of the task, Solved) as they get done; the largest start first, so that no thread ends late.
+
+    units: iterator over lists of the numbers of tasks that this process is to solve, one list after the other; None:
+        all.
+    """
     sizes = [job.size for _, job in tasks]
     bar = progress(sum(sizes), desc) if progress else None
-    order = sorted(range(len(tasks)), key=lambda number: -sizes[number])
+    units = [range(len(tasks))] if units is None else units
+    order = (number for unit in units for number in sorted(unit, key=lambda number: -sizes[number]))
     for number, solved in thread_unordered(lambda number: solve_job(*tasks[number]), order):
         if bar:
             bar.update(sizes[number])

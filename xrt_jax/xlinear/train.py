@@ -1,13 +1,19 @@
 """Training of XR-Linear down the label tree, in memory or, for models that do not fit, straight to disk."""
 
 import shutil
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
+import numba
 import numpy as np
 
 from xrt_jax.disk import fingerprint, read_json, replace_folder, write_json
-from xrt_jax.sparse import as_features, canonical, feature_arrays, nr_features, nr_rows, scale_rows
+from xrt_jax.processes import count, from_each, from_first, is_first
+from xrt_jax.sharing import claim, gather_rows, own_rows, share
+from xrt_jax.sparse import Features, as_features, canonical, feature_arrays, nr_features, nr_rows, scale_rows
 from xrt_jax.tree.chain import aggregate_labels, check_fits, pattern, per_level
 from xrt_jax.xlinear.estimate import choose_pilots, estimate, solve_timed
 from xrt_jax.xlinear.folder import level_folder, save_level_but_weights, save_top
@@ -127,30 +133,42 @@ def train_ranker(X, Y, chain, *, progress=None, **settings) -> Ranker:
     Returns:
         One Level a matrix of the chain.
     """
-    levels = _train(X, Y, chain, lambda t, nr_jobs: InMemory(nr_jobs), progress, None, **settings)
+    levels = _train(X, Y, chain, lambda t, nr_jobs: InMemory(nr_jobs), progress, None, None, **settings)
     return [level._replace(W=store.weights(problem, jobs)) for level, problem, jobs, store in levels]
 
 
-def train_to_folder(folder, X, Y, chain, *, progress=None, tell=None, **settings) -> None:
+def train_to_folder(folder, X, Y, chain, *, progress=None, tell=None, shared=None, **settings) -> None:
     """Train XR-Linear into a PECOS XLinearModel folder (load_ranker reads it); arguments as in train_ranker.
 
     Weights go to disk as clusters get done: memory holds the data and a cluster a thread, not the model (with man, also
     the levels above). Killed and called again on the same problem, training goes on with the clusters that are missing.
     tell: called with an Estimate (estimate.py) once the first few clusters of a batch of levels are done.
+    shared: how the processes of a run work together (Sharing), which all call this, with the same X and chain; Y and
+        the matrices among the settings are read in the first one only. The model has the bits of one process's.
     """
     folder, X = Path(folder), as_features(X)
     work = folder.with_name(folder.name + ".training")
-    matrices = [X.sparse, Y, *chain, settings.get("R"), *(settings.get("matching") or [])]
-    numbers = {key: value for key, value in settings.items() if key not in ("R", "matching")}
-    _open_work(work, fingerprint(X.dense, *(part for A in matrices for part in _arrays(A)), numbers))
-    levels = _train(X, Y, chain, lambda t, nr_jobs: OnDisk(work / f"{t}.parts", nr_jobs), progress, tell, **settings)
-    with replace_folder(folder) as tmp:
-        for t, (level, problem, jobs, store) in enumerate(levels):
-            store.save_weights(level_folder(tmp, t) / "W.npz", problem, jobs)
-            store.close()
-            save_level_but_weights(tmp, t, level, nr_features(X))
-        save_top(tmp, len(chain), levels[-1][0], nr_features(X))
-    shutil.rmtree(work)
+    if is_first():
+        matrices = [X.sparse, Y, *chain, settings.get("R"), *(settings.get("matching") or [])]
+        numbers = {key: value for key, value in settings.items() if key not in ("R", "matching")}
+        _open_work(work, fingerprint(X.dense, *(part for A in matrices for part in _arrays(A)), numbers))
+    if shared:
+        from_first()
+    make_store = lambda t, nr_jobs: OnDisk(work / f"{t}.parts", nr_jobs)  # noqa: E731
+    levels = _train(X, Y, chain, make_store, progress, tell, shared, **settings)
+    if is_first():
+        with replace_folder(folder) as tmp:
+            for t, (level, problem, jobs, store) in enumerate(levels):
+                store.refresh()
+                store.save_weights(level_folder(tmp, t) / "W.npz", problem, jobs)
+                save_level_but_weights(tmp, t, level, nr_features(X))
+            save_top(tmp, len(chain), levels[-1][0], nr_features(X))
+    for *_, store in levels:
+        store.close()
+    if shared:
+        from_first()
+    if is_first():
+        shutil.rmtree(work)
 
 
 def _arrays(A) -> tuple:
@@ -169,6 +187,19 @@ def _open_work(work: Path, checksum: int) -> None:
         write_json(path, problem)
 
 
+class Sharing(NamedTuple):
+    """How several processes train together: by way of `folder` (sharing.shared_folder).
+
+    Attributes:
+        min_n_sub_tree: the labels are shared out in at least so many sub-trees, if the tree has so many nodes.
+        main_workload_factor: what the first process gets at first, as a share of what each of the others gets.
+    """
+
+    folder: Path
+    min_n_sub_tree: int
+    main_workload_factor: float
+
+
 def _train(
     X,
     Y,
@@ -176,6 +207,7 @@ def _train(
     make_store,
     progress,
     tell,
+    shared: Sharing | None,
     *,
     negative_sampling=("tfn",),
     matching=None,
@@ -193,29 +225,57 @@ def _train(
     settings = check_settings(depth, rel_mode=rel_mode, rel_norm=rel_norm, matching=matching, **several, **solver)
     mining, topk, post = (per_level(key, values, depth) for key, values in several.items())
     X = as_features(X)
-    arrays, R_t = feature_arrays(X), relevance_chain(Y, R, chain, rel_mode, rel_norm)
-    Y_t = [canonical(Y, "csc") for Y in aggregate_labels(Y, chain)]
+    arrays, folder = feature_arrays(X), shared and shared.folder
+    if is_first() or not shared:
+        R_t = relevance_chain(Y, R, chain, rel_mode, rel_norm)
+        Y_t = [canonical(Y, "csc") for Y in aggregate_labels(Y, chain)]
     complete = chain[0].shape[1] == 1
-    beam = root_beam(nr_rows(X)) if complete else matching and matching[0]
+    own = own_rows(folder, nr_rows(X))  # the rows that this process takes through the beam search
+    X_own = X if folder is None else Features(*(part if part is None else part[own] for part in X))
+    beam = root_beam(nr_rows(X_own)) if complete else matching and matching[0]
+    whole_beam = root_beam(nr_rows(X)) if complete else beam  # in the first process
+
+    def problem_of(t: int) -> Problem:
+        M = whole_beam if t == 0 and complete else _instances(t, chain, Y_t, MINING[mining[t]], whole_beam, matching)
+        return make_problem(arrays, Y_t[t], chain[t], M, settings[t], R_t[t])
 
     levels = []
     for batch in _batches(mining):
         for t in batch:
-            M = beam if t == 0 and complete else _instances(t, chain, Y_t, MINING[mining[t]], beam, matching)
-            problem = make_problem(arrays, Y_t[t], chain[t], M, settings[t], R_t[t])
+            problem = _share_problem(folder, f"{t}.problem", arrays, partial(problem_of, t))
             jobs = make_jobs(problem)
             level = Level(None, problem.C, problem.settings.bias, topk[t], post[t])
             levels.append((level, problem, jobs, make_store(t, len(jobs))))
-        _solve_batch([levels[t] for t in batch], progress, tell)
+        _solve_batch([levels[t] for t in batch], progress, tell, shared, _sub_trees(chain, shared), batch.start)
         for t in batch if batch.stop < depth else ():
             level, problem, jobs, store = levels[t]
             if beam is None:
                 raise ValueError("negative_sampling man on a partial chain needs the matches of its first level")
+            if shared:
+                store.refresh()
             nr_dense = 0 if X.dense is None else X.dense.shape[1]
             prepared = prepare_level(level._replace(W=store.weights(problem, jobs)), nr_dense)
-            is_first = t == 0 and complete
-            beam = advance(prepared, X, beam, topk[t], post[t], is_first=is_first, progress=progress)
+            is_root = t == 0 and complete
+            beam = advance(prepared, X_own, beam, topk[t], post[t], is_first=is_root, progress=progress)
+        if batch.stop < depth:
+            whole_beam = gather_rows(folder, f"{batch.stop}.beam", beam)
     return levels
+
+
+def _share_problem(folder: Path | None, name: str, arrays, make: Callable[[], Problem]) -> Problem:
+    """The first process's problem in all of them; make is called there only."""
+    if folder is None:
+        return make()
+    settings = None
+
+    def matrices():
+        nonlocal settings
+        problem = make()
+        settings = problem.settings._asdict()
+        return problem.Y, problem.C, problem.M, problem.cost
+
+    shared = share(folder, name, matrices)
+    return Problem(arrays, *shared, Solver(**from_first(settings)))
 
 
 def _batches(mining: tuple[str, ...]) -> list[range]:
@@ -234,18 +294,66 @@ def _instances(t: int, chain, Y_t: list, scheme: list[str], beam, matching):
     return parts[0] if len(parts) == 1 else sum((pattern(part) for part in parts[1:]), pattern(parts[0]))
 
 
-def _solve_batch(levels: list[tuple], progress, tell) -> None:
-    """Solve what the stores miss: all levels' jobs in one queue, so that one with few of them keeps no thread idle."""
+def _solve_batch(levels: list[tuple], progress, tell, shared: Sharing | None, sub_trees: list, first: int) -> None:
+    """Solve what the stores miss: all levels' jobs in one queue, so that one with few of them keeps no thread idle.
+
+    With several processes the queue is shared out, a sub-tree at a time. first: number of the batch's first level.
+    """
     where = [(number, store) for *_, store in levels for number in store.missing()]
     tasks = [(problem, jobs[number]) for _, problem, jobs, store in levels for number in store.missing()]
-    pilots = {number: solve_timed(tasks[number]) for number in choose_pilots(tasks)} if tell else {}
-    for task, (solved, _) in pilots.items():
-        number, store = where[task]
-        store.add(number, solved)
-    if pilots:
-        tell(estimate(tasks, pilots))
-    rest = [task for task in range(len(tasks)) if task not in pilots]
+    at_level = [first + t for t, (*_, store) in enumerate(levels) for _ in store.missing()]
+    if shared:
+        from_each()  # all have seen what is missing before it gets less
+    pilots = choose_pilots(tasks) if tell else []
+    rest = sorted(set(range(len(tasks))) - set(pilots))
+    if is_first() or not shared:
+        solved = {number: solve_timed(tasks[number]) for number in pilots}
+        for task, (part, _) in solved.items():
+            number, store = where[task]
+            store.add(number, part)
+        if solved:
+            tell(estimate(tasks, solved, numba.get_num_threads() * (count() if shared else 1)))
+    units = None
+    if shared:
+        members = _units([(at_level[task], tasks[task][1].parent) for task in rest], sub_trees)
+        loads = [sum(tasks[rest[i]][1].size for i in unit) for unit in members]
+        name = f"training from level {first} on"
+        claimed = claim(shared.folder, name, loads, first_share=shared.main_workload_factor)
+        units = (members[unit] for unit in claimed)
     nr_labels = sum(len(labels) for task in rest for labels in tasks[task][1].labels)
-    for task, solved in solve_all([tasks[task] for task in rest], progress, f"training {nr_labels:,} classifiers"):
+    desc = f"training {nr_labels:,} classifiers"
+    for task, part in solve_all([tasks[task] for task in rest], progress, desc, units):
         number, store = where[rest[task]]
-        store.add(number, solved)
+        store.add(number, part)
+    if shared:
+        from_each()
+
+
+# ---------------------------------------------------------------------------- sub-trees
+
+
+def _sub_trees(chain, shared: Sharing | None) -> list[np.ndarray | None]:
+    """For every level, the sub-tree that each node of the level above is in; None above the roots of the sub-trees.
+
+    Their roots are the nodes of the highest level that has min_n_sub_tree of them; without one there are no sub-trees.
+    """
+    wide = [t for t, C in enumerate(chain) if shared and C.shape[1] >= shared.min_n_sub_tree]
+    if not wide:
+        return [None] * len(chain)
+    top = wide[0]
+    sub_trees: list[np.ndarray | None] = [None] * top + [np.arange(chain[top].shape[1])]
+    for C in chain[top:-1]:
+        below = np.zeros(C.shape[0], np.int64)
+        below[C.indices] = np.repeat(sub_trees[-1], np.diff(C.indptr))
+        sub_trees.append(below)
+    return sub_trees
+
+
+def _units(jobs: list[tuple[int, int]], sub_trees: list[np.ndarray | None]) -> list[list[int]]:
+    """Units of work, lists of numbers of jobs (level, parent): those of a sub-tree, and each of the levels above."""
+    units: dict[tuple, list[int]] = {}
+    for number, (level, parent) in enumerate(jobs):
+        of_level = sub_trees[level]
+        key = ("job", number) if of_level is None else ("sub-tree", int(of_level[parent]))
+        units.setdefault(key, []).append(number)
+    return list(units.values())
