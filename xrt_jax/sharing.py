@@ -23,13 +23,12 @@ from xrt_jax.sparse import load_npz, save_npz
 
 def shared_folder(folder: Path) -> Path | None:
     """The folder, without what an earlier start has left there, for all processes of this one; None for one alone."""
-    if not are_several():
-        return None
     if is_first():
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        if are_several():
+            folder.mkdir(parents=True)
     from_first()
-    return folder
+    return folder if are_several() else None
 
 
 def share(folder: Path | None, name: str, make: Callable[[], Sequence]) -> list:
