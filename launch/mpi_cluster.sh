@@ -9,7 +9,7 @@
 #
 #     --hosts-file=FILE
 #     --ranks-per-host=1
-#     --threads=N         of each rank; by default all cores, with several ranks a host it must be given
+#     --threads=N         of each rank; by default the ranks of a host share its cores
 #     --python=.venv/bin/python
 #     --mpiexec=COMMAND   of the MPI library that mpi4py uses; by default that beside python, or else in the PATH
 #     --retries=3         starts the same command, which goes on, so often again when ranks were lost
@@ -25,7 +25,6 @@ source launch/common.sh
 hosts_file='' ranks_per_host=1 threads='' python=.venv/bin/python mpiexec='' retries=3 pause=10
 read_options "hosts-file ranks-per-host threads python mpiexec retries pause" "" "$@"
 require hosts-file
-[[ $threads || $ranks_per_host == 1 ]] || die "--threads is missing: ranks of one host would all take all its cores"
 require_numbers ranks-per-host retries pause ${threads:+threads}
 read_hosts "$hosts_file"
 if [[ -z $mpiexec ]]; then

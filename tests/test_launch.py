@@ -102,7 +102,6 @@ def test_help_is_the_comment_that_the_script_begins_with(script, tools):
         ("slurm.sbatch", RUN, "no Slurm job: start it by sbatch launch/slurm.sbatch"),
         ("mpi_cluster.sh", RUN, "--hosts-file is missing"),
         ("mpi_cluster.sh", ["--hosts-file=nowhere", *RUN], "there is no file nowhere"),
-        ("mpi_cluster.sh", ["--hosts-file=README.md", "--ranks-per-host=2", *RUN], "--threads is missing"),
         ("mpi_cluster.sh", ["--hosts-file=README.md", "--mpiexec=no_mpi", *RUN], "there is no no_mpi"),
         ("mpi_cluster.sh", ["--hosts-file=README.md", "--mpiexec=mpiexec", *RUN], "neither MPICH's nor Open MPI's"),
     ],

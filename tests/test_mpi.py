@@ -185,7 +185,7 @@ def test_a_lost_rank_is_named_and_ends_the_job(folder, tmp_path):
 
 @pytest.mark.slow
 def test_ten_kills_each_recovered_to_the_same_bits(folder, tmp_path):
-    settings = ["--config.ranker.negative_sampling=tfn,tfn,man+tfn,tfn", "--config.ranker.eps=0.0001"]
+    settings = ["--config.ranker.negative_sampling=tfn,tfn,tfn+man,tfn", "--config.ranker.eps=0.0001"]
     settings += ["--config.ranker.max_iter=3000", "--config.ranker.threshold=0.0"]
     whole = run("xrt_jax.main", *arguments(folder / "npz", tmp_path / "one", *settings))
     assert whole.returncode == 0, whole.stderr

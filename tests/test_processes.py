@@ -34,13 +34,13 @@ def start(*command: str, **variables: str) -> subprocess.Popen:
 
 
 @contextlib.contextmanager
-def two(*command: str):
-    """Two processes of one run; killed if they are still there in the end."""
+def several(n: int, *command: str):
+    """The processes of one run; killed if they are still there in the end."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    shared = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": "2"}
-    started = [start(*command, **shared, JAX_PROCESS_ID=str(i)) for i in range(2)]
+    shared = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(n)}
+    started = [start(*command, **shared, JAX_PROCESS_ID=str(i)) for i in range(n)]
     try:
         yield started
     finally:
@@ -50,14 +50,19 @@ def two(*command: str):
 
 
 def run_two(*command: str) -> list[tuple[int, str, str]]:
-    """(status, standard output, standard error) of the first and the second of two processes."""
-    with two(*command) as started:
+    """As run_several of two."""
+    return run_several(2, *command)
+
+
+def run_several(n: int, *command: str) -> list[tuple[int, str, str]]:
+    """(status, standard output, standard error) of each process."""
+    with several(n, *command) as started:
         printed = [process.communicate() for process in started]
         return [(process.returncode, *texts) for process, texts in zip(started, printed, strict=True)]
 
 
-def run_one(*command: str) -> None:
-    process = start(*command, XLA_FLAGS="--xla_force_host_platform_device_count=2")
+def run_one(*command: str, devices: int = 2) -> None:
+    process = start(*command, XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}")
     _, errors = process.communicate()
     assert process.returncode == 0, errors
 
@@ -112,11 +117,19 @@ def test_a_head_split_over_two_processes_is_that_of_one(data, tmp_path):
 
 
 @pytest.mark.slow
+def test_four_processes_make_the_same_model(data, tmp_path):
+    run_one("-m", "xrt_jax.main", *arguments(data, tmp_path / "one", **SETTINGS), devices=4)
+    ended = run_several(4, "-m", "xrt_jax.main", *arguments(data, tmp_path / "four", **SETTINGS))
+    assert [status for status, *_ in ended] == [0] * 4, ended
+    assert_same_model(tmp_path / "one", tmp_path / "four")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_one_is_killed_the_other_ends_and_both_go_on_to_the_same_model(whole, data, tmp_path, killed):
     workdir = tmp_path / "w"
     command = ("-m", "xrt_jax.main", *arguments(data, workdir, **SETTINGS))
-    with two(*command) as started:
+    with several(2, *command) as started:
         deadline = time.time() + 300
         while not (workdir / "level_1/steps/5").is_dir():
             assert all(process.poll() is None for process in started), "a run ended before it could be killed"
@@ -202,6 +215,8 @@ def test_the_failure_of_the_first_is_heard():
         ({"SLURM_STEP_NUM_TASKS": "2"}, {}),
         ({"SLURM_STEP_NUM_TASKS": "1"}, None),
         ({"OMPI_COMM_WORLD_SIZE": "8"}, {}),
+        ({"PMI_SIZE": "2"}, {"cluster_detection_method": "mpi4py"}),
+        ({"PMI_SIZE": "1"}, None),
         ({"TPU_WORKER_HOSTNAMES": "a,b"}, {}),
         ({"TPU_WORKER_HOSTNAMES": "localhost"}, None),
     ],
@@ -217,16 +232,9 @@ def test_variables_that_do_not_fit_together_are_refused():
         cluster_settings({"JAX_COORDINATOR_ADDRESS": "h:1", "JAX_NUM_PROCESSES": "two"})
 
 
-def test_xr_linear_is_refused_in_several_processes(monkeypatch):
-    processes.require_one()
-    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
-    with pytest.raises(ValueError, match="JAX_NUM_PROCESSES is 2, but"):
-        processes.require_one()
-
-
 def test_a_process_alone_is_the_first_and_waits_for_nobody():
     assert processes.is_first() and not processes.are_several() and not processes.first_fails_too()
-    assert processes.from_first([1, None]) == [1, None]
+    assert processes.from_first([1, None]) == [1, None] and processes.from_each(1) == [1]
     assert processes.first_then_others(lambda: "made") == "made"
     processes.leave(1)  # returns
 

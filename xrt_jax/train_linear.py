@@ -36,7 +36,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     report = Report(workdir)
 
     # ------------------------------------------------------------------ data
-    dataset = tfidf = X_trn = X_tst = None  # of the first process; the others get their part from it (sharing.py)
+    dataset = trn = tfidf = X_tst = None  # of the first process; the others get their part from it (sharing.py)
+    X_trn = []  # the only hold of the training features: when several processes share them, none keeps its own
     with report.stage("data"):
         if is_first():
             dataset = load_data(config, workdir)
@@ -46,12 +47,14 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     # ---------------------------------------------------------------- TF-IDF
     with report.stage("tfidf"):
         if is_first():
-            tfidf, X_trn, X_tst = make_features(config, dataset, workdir)
+            tfidf, *X_trn, X_tst = make_features(config, dataset, workdir)
+            trn = dataset.trn._replace(X=None)
+            dataset = dataset._replace(trn=trn)
 
     # -------------------------------- label features, tree, linear rankers
     with report.stage("xr_linear"):
         chain = load_clusters(config, "refined_tree", nr_labels)
-        ranker = rank(config, workdir / "xr_linear", lambda: X_trn, dataset and dataset.trn, chain)
+        ranker = rank(config, workdir / "xr_linear", X_trn.pop, trn, chain)
     if not is_first():
         from_first()
         return read_json(workdir / "metrics.json")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from xrt_jax.processes import from_each
+from xrt_jax.processes import count, from_each
 from xrt_jax.sharing import claim, write_array
 from xrt_jax.sparse import thread_map, tracked
 from xrt_jax.tree.chain import binary_depth, complete_chain
@@ -74,7 +74,7 @@ def _split_together(
     """
     paths = [work / f"{node.number}.{len(layers)}.npy" for node in nodes]
     sizes = [len(node.labels) for node in nodes]
-    bar = progress(sum(sizes), name) if progress else None
+    bar = progress(sum(sizes) // count(), name) if progress else None
     for i in claim(folder, name, sizes):
         if not paths[i].is_file():
             children = [nodes[i]]
@@ -85,9 +85,10 @@ def _split_together(
             write_array(paths[i], np.concatenate([ends, tries, *(child.labels for child in children)]))
         if bar:
             bar.update(sizes[i])
-    from_each()
     if bar:
+        bar.total = bar.n  # others may have done more or less than their part
         bar.close()
+    from_each()
     return [child for node, path in zip(nodes, paths, strict=True) for child in _read_children(path, node, len(layers))]
 
 

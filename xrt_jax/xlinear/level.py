@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
+from xrt_jax.processes import count
 from xrt_jax.sparse import (
     FeatureArrays,
     as_features,
@@ -207,14 +208,17 @@ def solve_all(tasks: list[tuple[Problem, Job]], progress, desc: str, units=None)
         all.
     """
     sizes = [job.size for _, job in tasks]
-    bar = progress(sum(sizes), desc) if progress else None
-    units = [range(len(tasks))] if units is None else units
+    shared = units is not None
+    bar = progress(sum(sizes) // (count() if shared else 1), desc) if progress else None
+    units = units if shared else [range(len(tasks))]
     order = (number for unit in units for number in sorted(unit, key=lambda number: -sizes[number]))
     for number, solved in thread_unordered(lambda number: solve_job(*tasks[number]), order):
         if bar:
             bar.update(sizes[number])
         yield number, solved
     if bar:
+        if shared:
+            bar.total = bar.n  # others may have done more or less than their part
         bar.close()
 
 
