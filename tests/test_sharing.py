@@ -78,3 +78,28 @@ def test_ranks_share(tmp_path, n):
 def test_processes_of_jax_share(tmp_path):
     for status, _, errors in run_two("-c", CHECKS.format(join="processes.start()"), str(tmp_path)):
         assert status == 0 and "checked" in errors, errors
+
+
+LARGE = """
+import sys
+from pathlib import Path
+import numpy as np
+from xrt_jax import processes
+from xrt_jax.sharing import *
+from xrt_jax.xlinear.mpi import join_ranks
+join_ranks()
+folder = shared_folder(Path(sys.argv[1]) / "s")
+me, size = processes.index(), 300_000_000
+whole = gather_array(folder, "large", np.full(size, me + 1, np.float32))
+assert whole.shape == (2 * size,) and whole.nbytes > 2**31
+assert (whole[[0, size - 1, size, -1]] == [1, 1, 2, 2]).all() and len(whole[size - 2 : size + 2].tobytes()) == 16
+print("checked", file=sys.stderr)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not MPIEXEC.exists(), reason="no mpiexec")
+def test_more_than_two_gib(tmp_path):
+    result = ranks(2, "-c", LARGE, str(tmp_path))
+    assert result.returncode == 0 and result.stderr.count("checked") == 2, result.stderr
+    (tmp_path / "s/large.npy").unlink()

@@ -205,3 +205,20 @@ def test_stream_takes_each_window_as_a_text(windowed):
     ids, mask = next(batches)
     found = sorted(row[seen].tolist() for row, seen in zip(ids, mask, strict=True))
     assert found == sorted(windowed.ids[a:b].tolist() for a, b in itertools.pairwise(windowed.offsets))
+
+
+def test_a_process_reads_the_texts_of_its_own_rows():
+    for windows in (1, 3):
+        tokens = T.Tokens(
+            np.arange(1, 61, dtype=np.int32),
+            np.arange(0, 61, 3),
+            0,
+            None if windows == 1 else np.array([0, 1, 4, 6, 9, 10, 13, 20]),
+        )
+        batch = T.Batch(np.array([5, 0, 3, 2, 1]), 4, windows)
+        whole = T.pad_batch(tokens, batch, batch_size=8)
+        for own in (slice(0, 4), slice(4, 8), slice(2, 3), slice(6, 8)):
+            for part, array in zip(T.pad_batch(tokens, batch, batch_size=8, own=own), whole, strict=True):
+                np.testing.assert_array_equal(part[own], array[own])
+                others = np.delete(part[:5], np.arange(8)[own][np.arange(8)[own] < 5], axis=0)
+                assert not others.any()

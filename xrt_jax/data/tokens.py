@@ -178,14 +178,17 @@ def _cut(
     return [Batch(rows, int(buckets[k]), int(windows[rows].max())) for rows, k in zip(parts, bucket_of, strict=True)]
 
 
-def pad_batch(tokens: Tokens, batch: Batch, *, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+def pad_batch(
+    tokens: Tokens, batch: Batch, *, batch_size: int, own: slice = slice(None)
+) -> tuple[np.ndarray, np.ndarray]:
     """(ids_bt int32, mask_bt bool) of shape [batch_size, batch.length]; a short batch is filled up with one-token rows.
 
     The filling rows see one pad token, so that no row's attention is empty; callers give them weight 0. With
     batch.windows above 1 the shapes are [batch_size, batch.windows, batch.length]; the mask of a window that a text
-    does not have is False throughout.
+    does not have is False throughout. Only the texts of the rows `own` are read; the others look empty.
     """
-    n, first_n, end_n = len(batch.rows), batch.rows, batch.rows + 1
+    texts_n = batch.rows[own]
+    first_n, end_n = texts_n, texts_n + 1
     if tokens.text_offsets is not None:
         first_n, end_n = tokens.text_offsets[first_n], tokens.text_offsets[end_n]
     window_nw = first_n[:, None] + np.arange(batch.windows)
@@ -194,9 +197,11 @@ def pad_batch(tokens: Tokens, batch: Batch, *, batch_size: int) -> tuple[np.ndar
     where_nwt = tokens.offsets[window_nw][..., None] + np.arange(batch.length)
     ids_bwt = np.full((batch_size, batch.windows, batch.length), tokens.pad_id, np.int32)
     mask_bwt = np.zeros(ids_bwt.shape, bool)
-    mask_bwt[n:, 0, 0] = True
-    mask_bwt[:n] = exists_nw[..., None] & (where_nwt < tokens.offsets[window_nw + 1][..., None])
-    ids_bwt[:n][mask_bwt[:n]] = tokens.ids[where_nwt[mask_bwt[:n]]]
+    mask_bwt[len(batch.rows) :, 0, 0] = True
+    start = own.indices(batch_size)[0]
+    mask_nwt = exists_nw[..., None] & (where_nwt < tokens.offsets[window_nw + 1][..., None])
+    mask_bwt[start : start + len(texts_n)] = mask_nwt
+    ids_bwt[start : start + len(texts_n)][mask_nwt] = tokens.ids[where_nwt[mask_nwt]]
     return (ids_bwt[:, 0], mask_bwt[:, 0]) if batch.windows == 1 else (ids_bwt, mask_bwt)
 
 

@@ -23,7 +23,7 @@ from xrt_jax.data.tokens import (
 )
 from xrt_jax.encoders.flops import forward_cost, training_flops
 from xrt_jax.matcher.head import cheapest_strategy, pad_head, unpad_head
-from xrt_jax.matcher.mesh import fetch, gather, replicate, split_batch, split_labels
+from xrt_jax.matcher.mesh import fetch, gather, own_rows, replicate, split_batch, split_labels
 from xrt_jax.matcher.optimizer import accumulated, encoder_optimizer, head_optimizer, make_schedule
 from xrt_jax.matcher.shortlist import Listed, children, list_labels, pack_rows, parent_of_label, shortlist_width
 from xrt_jax.matcher.step import (
@@ -158,11 +158,14 @@ def fine_tune(
     told, nr_tokens, since, stop = [], 0, time.perf_counter(), num_steps * gradient_accumulation
     nr_logits, flops = nr_labels if strategy == "whole" else width, 0
     cost = forward_cost(module, state.encoder, nr_logits) if ceiling else None
+    own = own_rows(mesh, batch_size)
+    own_share = (own.stop - own.start) / batch_size  # of the tokens, of which a process counts its own
     batches = train_batches(
         tokens,
         by_cluster(Y, M) if strategy == "whole" else listed,
         padding,
         batch_size=batch_size,
+        own=own,
         first=first,
         stop=stop,
         seed=seed,
@@ -183,9 +186,12 @@ def fine_tune(
             bar.update(1)
         if i % log_steps == 0 or i == num_steps:
             means, seconds = finite_means(told, i), time.perf_counter() - since
-            rates = {"documents_per_s": len(told) * batch_size / seconds, "tokens_per_s": nr_tokens / seconds}
+            rates = {
+                "documents_per_s": len(told) * batch_size / seconds,
+                "tokens_per_s": nr_tokens / own_share / seconds,
+            }
             if ceiling:
-                rates["utilisation"] = flops / seconds / ceiling
+                rates["utilisation"] = flops / own_share / seconds / ceiling
             if log:
                 log({"step": i, **means, "learning_rate": float(schedule(i - 1)), **rates})
             told, nr_tokens, flops, since = [], 0, 0, time.perf_counter()
@@ -256,11 +262,15 @@ def train_batches(
     padding: Padding,
     *,
     batch_size: int,
+    own: slice = slice(None),
     first: int,
     stop: int,
     seed: int,
 ):
-    """Yields the host batches (TrainBatch) first:stop of an endless run, epoch after epoch."""
+    """Yields the host batches (TrainBatch) first:stop of an endless run, epoch after epoch.
+
+    own: the rows of a batch whose texts are read, those of this process's devices.
+    """
     lengths, buckets = text_lengths(tokens), padding.buckets(tokens)
     an_epoch = -(-len(lengths) // batch_size)
     epoch, skipped = divmod(first, an_epoch)
@@ -271,7 +281,7 @@ def train_batches(
             done += 1
             if done <= first:
                 continue
-            ids_bt, mask_bt = pad_batch(tokens, batch, batch_size=batch_size)
+            ids_bt, mask_bt = pad_batch(tokens, batch, batch_size=batch_size, own=own)
             rows = np.resize(batch.rows, batch_size)
             weight_b = (np.arange(batch_size) < len(batch.rows)).astype(np.float32)
             yield TrainBatch(ids_bt, mask_bt, shortlists(rows, done), weight_b)
@@ -358,7 +368,7 @@ def for_all_texts(run: Callable, tokens: Tokens, padding: Padding, *, mesh: Mesh
 
     for batch in batches:
         size = pass_batch_size(batch.length * batch.windows, len(lengths), **sizes)
-        ids_bt, mask_bt = pad_batch(tokens, batch, batch_size=size)
+        ids_bt, mask_bt = pad_batch(tokens, batch, batch_size=size, own=own_rows(mesh, size))
         waiting.append((batch.rows, gather(run(np.resize(batch.rows, size), ids_bt, mask_bt))))
         if len(waiting) > 2:
             finish_one()

@@ -1,7 +1,7 @@
 """The device mesh: batches are split over its `data` axis, rows of the head over its `label` axis.
 
-Its devices may be those of several processes. Each process then has the same host arrays and places its own devices'
-parts of them; what comes back is brought together on all.
+Its devices may be those of several processes. Each process then places its own devices' parts of the host arrays, of
+which the rest need not be filled in (own_rows); what comes back is brought together on all.
 """
 
 import jax
@@ -32,6 +32,17 @@ def replicate(mesh: Mesh, tree):
 def split_batch(mesh: Mesh, tree):
     """The arrays of a batch, split along their first axis over `data`."""
     return _place(tree, sharding(mesh, "data"))
+
+
+def own_rows(mesh: Mesh, batch_size: int) -> slice:
+    """The rows of a batch, split over `data`, that are on this process's devices."""
+    placement = sharding(mesh, "data")
+    if placement.is_fully_addressable:
+        return slice(0, batch_size)
+    parts = [
+        index[0].indices(batch_size) for index in placement.addressable_devices_indices_map((batch_size,)).values()
+    ]
+    return slice(min(start for start, *_ in parts), max(stop for _, stop, _ in parts))
 
 
 def split_labels(mesh: Mesh, tree):
