@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from commands import ROOT, assert_same_model, environment
+from safetensors.numpy import load_file
 from toy import arguments
 
 from xrt_jax import processes
@@ -117,11 +119,16 @@ def test_a_head_split_over_two_processes_is_that_of_one(data, tmp_path):
 
 
 @pytest.mark.slow
-def test_four_processes_make_the_same_model(data, tmp_path):
+def test_four_processes_make_the_same_model_but_for_rounding(data, tmp_path):
+    """Two gradients have one sum; those of four are added up in another order between processes than in one."""
     run_one("-m", "xrt_jax.main", *arguments(data, tmp_path / "one", **SETTINGS), devices=4)
     ended = run_several(4, "-m", "xrt_jax.main", *arguments(data, tmp_path / "four", **SETTINGS))
     assert [status for status, *_ in ended] == [0] * 4, ended
-    assert_same_model(tmp_path / "one", tmp_path / "four")
+    one, four = (load_file(tmp_path / run / "model/encoder/model.safetensors") for run in ("one", "four"))
+    for name in one:
+        np.testing.assert_allclose(one[name], four[name], rtol=0, atol=1e-6, err_msg=name)
+    metrics = [json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("one", "four")]
+    assert all(metrics[0][name] == metrics[1][name] for name in ("xr_linear", "xr_transformer"))
 
 
 @pytest.mark.slow
