@@ -28,7 +28,8 @@ from xrt_jax.xlinear.folder import level_folder, load_ranker, save_level_but_wei
 from xrt_jax.xlinear.level import Level, Solver, make_jobs, make_problem
 from xrt_jax.xlinear.parts import OnDisk
 from xrt_jax.xlinear.predict import root_beam
-from xrt_jax.xlinear.train import Sharing, _instances, _sub_trees, _units
+from xrt_jax.xlinear.sub_trees import sub_trees, work_units
+from xrt_jax.xlinear.train import _instances
 
 NR_SUB_TREES = 16  # of configs/default.py
 
@@ -81,9 +82,7 @@ def train(X: Features, Y, chain, folder: Path) -> tuple[list[Stage], dict]:
     job_bytes = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     tasks = [(t, number) for t, of_level in enumerate(jobs) for number in range(len(of_level))]
-    units = _units(
-        [(t, jobs[t][number].parent) for t, number in tasks], _sub_trees(chain, Sharing(folder, NR_SUB_TREES, 1))
-    )
+    units = work_units([(t, jobs[t][number].parent) for t, number in tasks], sub_trees(chain, NR_SUB_TREES))
     stores = [OnDisk(folder / f"{t}.parts", len(of_level)) for t, of_level in enumerate(jobs)]
     seconds, longest, work, share = (np.zeros(len(units)) for _ in range(4))
     for i, unit in enumerate(units):
