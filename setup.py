@@ -29,7 +29,9 @@ setup(
         "tqdm>=4.66,<5",
         "transformers>=5.10,<6",
     ],
+    entry_points={"console_scripts": ["xrt-jax = xrt_jax.cli:main"]},
     extras_require={
+        "parquet": ["pyarrow>=17,<27"],
         "gpu": ["jax[cuda12]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "mpi": ["mpi4py>=4.1,<5", "mpich>=4.3,<6"],

@@ -130,6 +130,25 @@ def test_predict_and_encode_on_new_texts(finished, tmp_path):
     assert np.load(out).shape == (30, 16)
 
 
+def test_a_calibrated_xr_transformer(finished, data, tmp_path):
+    """Both places of calibration go through the encoder; texts from a table, labels by probability."""
+    model = shutil.copytree(finished[0] / "model", tmp_path / "model")
+    result = run("xrt_jax.calibrate", f"--model={model}", f"--data={data}", "--per_level", "--method=platt")
+    assert result.returncode == 0, result.stderr
+    assert (
+        len(load_model(model).calibration.levels) == len(load_ranker(model / "ranker"))
+        and "test split" in result.stdout
+    )
+    split = toy_split(30, 9)
+    (tmp_path / "texts.csv").write_text("".join(f"{line}\n" for line in ["title", *split.texts]))
+    texts = [f"--text={tmp_path / 'texts.csv'}", "--text_column=title"]
+    result = run("xrt_jax.predict", f"--model={model}", *texts, "--threshold=0.5", f"--output={tmp_path / 'P.npz'}")
+    assert result.returncode == 0 and "no calibrated" not in result.stderr, result.stderr
+    P = load_npz(tmp_path / "P.npz")
+    assert P.shape == (30, NR_LABELS) and P.data.min() >= 0.5
+    assert P.multiply(split.Y > 0).nnz > 0.7 * P.nnz > 10
+
+
 def test_a_run_on_windows_and_what_its_model_folder_ranks(data, tmp_path):
     """Texts of more than 8 tokens go on in a second window, in the run and in the model folder alike."""
     workdir = tmp_path / "w"

@@ -3,13 +3,20 @@ import pytest
 import scipy.sparse as sp
 
 from xrt_jax.metrics import (
+    all_metrics,
     by_frequency,
+    coverage,
+    ece,
+    format_frequencies,
+    format_pecos,
     format_table,
     inverse_propensity,
     ndcg,
     precision_recall,
+    psndcg,
     psp,
     ranked_labels,
+    reliability,
 )
 
 Y = sp.csr_matrix(np.array([[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]], np.float32))
@@ -129,3 +136,50 @@ def test_groups_of_labels_by_frequency_against_loops():
 def test_ranked_labels_of_short_rows():
     P = sp.csr_matrix(np.array([[0, 0.5, 0.9], [0, 0, 0], [0.2, 0.2, 0]]))
     assert ranked_labels(P, 2).tolist() == [[2, 1], [-1, -1], [0, 1]]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_psndcg_against_slow_ones(seed):
+    truth, scores = random_case(seed)
+    weight = np.random.default_rng(seed).uniform(1, 9, 20)
+    k = 5
+    sums = {"x": np.zeros(2), "a": np.zeros(2)}  # gained and best possible
+    for i in range(30):
+        true = set(truth.getrow(i).indices)
+        if not true:
+            continue
+        ranking = slow_ranking(scores, i)[:k]
+        best = sorted((weight[label] for label in true), reverse=True)[:k]
+        gained = sum(weight[label] / np.log2(r + 2) for r, label in enumerate(ranking) if label in true)
+        gains = np.array([gained, sum(w / np.log2(r + 2) for r, w in enumerate(best))])
+        sums["a"] += gains
+        sums["x"] += gains / sum(1 / np.log2(r + 2) for r in range(min(k, len(true))))
+    found = psndcg(truth, scores, k, weight)
+    for tool, (gained, best) in sums.items():
+        assert found[f"psndcg_{tool}"][-1] == pytest.approx(gained / best, rel=1e-6)
+    assert found["psndcg_x"][-1] != pytest.approx(found["psndcg_a"][-1])
+
+
+def test_coverage_by_hand():
+    # true labels 0, 1, 2: row 0 finds 0 first and 2 third (tied with 1, which is lower); row 1 finds 1 second
+    np.testing.assert_allclose(coverage(Y, P, 4), [1 / 3, 2 / 3, 1, 1])
+
+
+def test_all_metrics_and_their_print():
+    assert list(all_metrics(Y, P, 3)) == ["prec", "recall", "ndcg", "coverage"]
+    found = all_metrics(Y, P, 3, Y)
+    assert list(found)[4:] == ["psp", "psndcg_x", "psndcg_a"]
+    assert format_pecos(found).splitlines()[:2] == ["prec   = 33.33 33.33 33.33", "recall = 16.67 50.00 66.67"]
+    assert format_table({"m": found}).splitlines()[-1].startswith("PSnDCG (AttentionXML)  m  ")
+    table = format_frequencies(by_frequency(Y, Y, P, k=1, nr_groups=2), 1).splitlines()
+    assert table[1].split() == ["0", "–", "1", "2", "1", "50.00", "100.00"]
+
+
+def test_calibration_error_by_hand():
+    told = sp.csr_matrix(np.array([[0.9, 0.6, 0, 0], [0, 0.2, 0.9, 0], [0.3, 0, 0, 0]], np.float32))
+    bins = reliability(Y, told, 1, nr_bins=2)  # of 0.9 and 0.9 one is right; of 0.3 none
+    assert [b["count"] for b in bins] == [1, 2]
+    np.testing.assert_allclose([(b["told"], b["right"]) for b in bins], [(0.3, 0), (0.9, 0.5)], rtol=1e-6)
+    assert ece(Y, told, 1, nr_bins=2) == pytest.approx((0.3 + 2 * 0.4) / 3)
+    assert ece(Y, told, 1, told=lambda scores: 0 * scores + 1 / 3) == pytest.approx(0, abs=1e-6)
+    assert ece(Y, 10 * told, 1, nr_bins=1) == pytest.approx(1 - 1 / 3)  # what is above 1 is 1

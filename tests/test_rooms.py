@@ -22,6 +22,14 @@ LIGHT = (
     "sharing",
     "stages",
     "model",
+    "calibration",
+    "calibrate",
+    "make_data",
+    "commands",
+    "predict",
+    "encode",
+    "evaluate",
+    "cli",
     "header",
     "train_linear",
 )
@@ -30,11 +38,12 @@ TIER = {name: 0 for name in ("sparse", "metrics", "ensemble", "disk", "__init__"
 TIER |= {"compilations": 0, "huge_pages": 0, "processes": 0, "sharing": 0}
 TIER |= {name: 1 for name in ("encoders", "tree", "data")}
 TIER |= {name: 2 for name in ("xlinear",)}
-TIER |= {name: 3 for name in ("matcher",)}
+TIER |= {name: 3 for name in ("matcher", "calibration")}
 TIER |= {name: 4 for name in ("config", "checkpoint", "model", "header", "stages")}
 TIER |= {"levels": 4, "encoder_start": 4}
 TIER |= {name: 5 for name in ("commands", "train", "train_linear", "predict", "encode", "evaluate")}
-TIER |= {"main": 6}
+TIER |= {name: 5 for name in ("calibrate", "make_data")}
+TIER |= {"main": 6, "cli": 6}
 
 
 def modules_of(room: str) -> list[str]:

@@ -1,26 +1,32 @@
-"""What the commands on a trained model share: flags, texts in, results out, one line for a mistake."""
+"""What the commands on a trained model share: flags and --help, texts in, results out, one line for a mistake."""
 
 import contextlib
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from xrt_jax.data.folders import read_lines
+from xrt_jax.data.tables import FORMATS, read_texts
 from xrt_jax.disk import replace_file
 from xrt_jax.ensemble import METHODS
 from xrt_jax.report import keep_compiled, set_up_logging
 from xrt_jax.sparse import load_npz
+from xrt_jax.xlinear.postprocess import parse
+
+HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 
 
 def run_command(main: Callable) -> int:
     """Parses the flags and runs main(flags); exit status 2 and one line on standard error for bad input."""
-    app.define_help_flags()
     set_up_logging()
     keep_compiled()
+    if any(argument in HELP for argument in sys.argv[1:]):
+        print(help_text(sys.modules[main.__module__].__doc__))
+        return 0
     try:
         rest = flags.FLAGS(sys.argv)[1:]
         if rest:
@@ -32,11 +38,46 @@ def run_command(main: Callable) -> int:
     return 0
 
 
-def define_model_flags() -> None:
+def help_text(description: str) -> str:
+    """A command's description and all of its flags."""
+    of_modules = flags.FLAGS.flags_by_module_dict().items()
+    own = [flag for module, defined in of_modules if not module.startswith("absl.") for flag in defined]
+    return "\n".join([description.strip(), "", "Flags:", *map(_describe, own)])
+
+
+def _describe(flag: flags.Flag) -> str:
+    about = flag.help.partition(";\n")[0]  # absl's word on repeated flags follows; ours say it
+    if flag.default not in (None, "", False):
+        about += f" Default: {flag.default}."
+    return textwrap.fill(about, 100, initial_indent=f"  --{flag.name:<18} ", subsequent_indent=" " * 23)
+
+
+# ---------------------------------------------------------------------------- models
+
+
+def define_model_flags(*, required: bool = True) -> None:
     """The flags of the commands that rank labels: a model folder, or several and how they are joined."""
     flags.DEFINE_multi_string("model", None, "Model folder; given several times, their rankings are joined.")
     flags.DEFINE_enum("ensemble", "rank_average", list(METHODS), "How the rankings of several models are joined.")
-    flags.mark_flag_as_required("model")
+    if required:
+        flags.mark_flag_as_required("model")
+
+
+def define_search_flags() -> None:
+    """The flags of the beam search."""
+    flags.DEFINE_integer("beam", None, "Beam size; default: the model's own.", lower_bound=1)
+    flags.DEFINE_string(
+        "post_processor",
+        None,
+        "How margins become scores: noop, sigmoid, log-sigmoid, l3-hinge, log-l3-hinge and other exponents; "
+        "default: the model's own.",
+    )
+
+
+def check_search_flags(args) -> None:
+    """ValueError for a post-processor that there is not, before a model is opened."""
+    if args.post_processor is not None:
+        parse(args.post_processor)
 
 
 def load_models(folders: list[str]) -> list:
@@ -52,16 +93,30 @@ def load_models(folders: list[str]) -> list:
     return models
 
 
-def read_input(path: str) -> list[str]:
-    """Texts, one a line, from a file (.gz and .xz too) or from standard input."""
-    if path == "-":
-        return [line.rstrip("\n") for line in sys.stdin]
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"--input={path}: there is no such file")
-    texts = read_lines(Path(path))
-    if not texts:
-        raise ValueError(f"--input={path} holds no texts")
-    return texts
+# ---------------------------------------------------------------------------- input
+
+
+def define_text_flags(more: str = "") -> None:
+    """The flags that tell where texts come from."""
+    flags.DEFINE_string(
+        "text",
+        "-",
+        "Texts: plain lines, .csv, .tsv, .jsonl (each .gz or .xz too) or .parquet; - for standard input." + more,
+    )
+    flags.DEFINE_alias("input", "text")
+    flags.DEFINE_string("text_column", "text", "Column of the texts, where the file has columns.")
+    flags.DEFINE_enum("text_format", None, FORMATS, "Format of the texts; default: as the file's name ends.")
+
+
+def check_input(args) -> None:
+    """FileNotFoundError for texts that are not there, before a model is opened."""
+    if args.text != "-" and not Path(args.text).is_file():
+        raise FileNotFoundError(f"--text={args.text}: there is no such file")
+
+
+def read_input(args) -> list[str]:
+    """The texts that the flags of define_text_flags name."""
+    return read_texts(args.text, args.text_column, kind=args.text_format)
 
 
 def given_features(path: str):
@@ -73,11 +128,14 @@ def given_features(path: str):
     return np.load(path, allow_pickle=False) if path.endswith(".npy") else load_npz(path)
 
 
+# ---------------------------------------------------------------------------- output
+
+
 @contextlib.contextmanager
 def open_output(path: str) -> Iterator[IO[str]]:
     """A text file to write, whole or not at all; - is standard output."""
     if path == "-":
         yield sys.stdout
         return
-    with replace_file(path) as tmp, open(tmp, "w", encoding="utf-8") as out:
+    with replace_file(path) as tmp, open(tmp, "w", encoding="utf-8", newline="\n") as out:
         yield out

@@ -3,7 +3,7 @@
 import numpy as np
 import scipy.sparse as sp
 
-from xrt_jax.sparse import canonical, row_ids
+from xrt_jax.sparse import canonical, find_entries, row_ids
 
 
 def _ranked(P: sp.csr_matrix) -> sp.csr_matrix:
@@ -105,6 +105,20 @@ def combine(method: str, predictions: list) -> sp.csr_matrix:
 
 def first_entries(P: sp.csr_matrix, most: int) -> sp.csr_matrix:
     """The first `most` entries of each row, in their order."""
-    kept = _places(P) < most
-    counts = np.minimum(np.diff(P.indptr), most)
-    return sp.csr_matrix((P.data[kept], P.indices[kept], np.concatenate([[0], np.cumsum(counts)])), shape=P.shape)
+    return _kept(P, _places(P) < most)
+
+
+def entries_from(P: sp.csr_matrix, least: float) -> sp.csr_matrix:
+    """The entries of at least this value, in their order."""
+    return _kept(P, P.data >= least)
+
+
+def without_entries(P: sp.csr_matrix, pattern: sp.csr_matrix) -> sp.csr_matrix:
+    """The entries where `pattern`, a canonical csr of the same shape, stores nothing, in their order."""
+    return _kept(P, find_entries(pattern, row_ids(P), P.indices) < 0)
+
+
+def _kept(P: sp.csr_matrix, kept: np.ndarray) -> sp.csr_matrix:
+    """The stored entries of a mask [nnz], in their order."""
+    indptr = np.concatenate([[0], np.cumsum(kept)])[P.indptr]
+    return sp.csr_matrix((P.data[kept], P.indices[kept], indptr), shape=P.shape)

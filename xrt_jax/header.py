@@ -79,6 +79,6 @@ def model_card(name: str, dataset: Dataset, metrics: dict) -> str:
     return (
         "---\nlibrary_name: xrt_jax\npipeline_tag: text-classification\ntags:\n- extreme-multi-label\n---\n\n"
         f"# {name}, {nr_labels:,} labels\n\nTrained on {n:,} documents by xrt_jax.\n\n"
-        "    python -m xrt_jax.predict --model=THIS_FOLDER --input=texts.txt\n\n"
+        "    python -m xrt_jax.predict --model=THIS_FOLDER --text=texts.txt\n\n"
         f"Test split, {dataset.tst.Y.shape[0]:,} documents, percent:\n\n```\n{format_table(metrics)}\n```\n"
     )

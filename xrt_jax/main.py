@@ -1,4 +1,10 @@
-"""python -m xrt_jax.main --config=configs/demo.py --workdir=runs/demo [--config.section.field=value …]"""
+"""Trains XR-Transformer or XR-Linear, evaluates it, and writes a model folder.
+
+    xrt-jax train --config=configs/xlinear.py --config.data.dir=data/books --workdir=runs/books
+    python -m xrt_jax.main --config=configs/demo.py --workdir=runs/demo [--config.section.field=value …]
+
+configs/default.py explains all fields. The same command goes on with a run that was broken off.
+"""
 
 import importlib
 import os

@@ -5,6 +5,7 @@ encoder/      a Hugging Face folder: config.json, model.safetensors, tokenizer; 
 ranker/       an XLinearModel folder of PECOS; absent in an encoder alone
 tfidf/        json + npz; absent where the features came with the data set
 labels.txt    a name a line, in the order of the ranker's columns
+calibration.json   what the scores mean, where xrt_jax.calibrate was run
 README.md     model card
 
 jax is imported only where a model has an encoder.
@@ -17,6 +18,8 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from xrt_jax import __version__
+from xrt_jax.calibration import Calibration, load_calibration, predict_probabilities
+from xrt_jax.data.folders import read_lines
 from xrt_jax.data.tfidf import Tfidf, load_tfidf, save_tfidf, transform
 from xrt_jax.data.tokens import tokenize
 from xrt_jax.disk import read_json, replace_folder, write_json
@@ -41,6 +44,7 @@ class Model(NamedTuple):
     ranker: list | None
     tfidf: Tfidf | None
     labels: list[str]
+    calibration: Calibration | None = None
 
 
 def save_model(
@@ -76,12 +80,14 @@ def load_model(folder: str | Path, *, dtype=None) -> Model:
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is not a model folder of xrt_jax: no config.json")
     settings = read_json(folder / "config.json")
+    ranker = ranker_folder.load_ranker(folder / "ranker") if settings["model"] != "encoder" else None
     return Model(
         settings=settings,
         encoder=_load_text_encoder(folder / "encoder", settings, dtype) if (folder / "encoder").is_dir() else None,
-        ranker=ranker_folder.load_ranker(folder / "ranker") if settings["model"] != "encoder" else None,
+        ranker=ranker,
         tfidf=load_tfidf(folder / "tfidf") if (folder / "tfidf").is_dir() else None,
-        labels=(folder / "labels.txt").read_text(encoding="utf-8").splitlines(),
+        labels=read_lines(folder / "labels.txt"),
+        calibration=load_calibration(folder, len(ranker or ())),
     )
 
 
@@ -115,9 +121,30 @@ def rank_texts(
     X=None,
     beam_size=None,
     only_topk=None,
+    post_processor=None,
+    probabilities: bool = False,
     progress=None,
 ) -> csr_matrix:
-    """Best labels of each text, csr float32 [n, labels], rows sorted by score. X: features, needed without TF-IDF."""
+    """Best labels of each text, csr float32 [n, labels], rows sorted by score.
+
+    Args:
+        model: with a ranker.
+        texts: n texts; None where X is enough.
+        tokens_folder: where token ids may be written.
+        X: features, needed without TF-IDF.
+        beam_size, only_topk, post_processor: in place of the model's own.
+        probabilities: scores are what model.calibration makes of them.
+        progress: as of xlinear.predict.predict.
+    """
+    X = ranker_features(model, texts, tokens_folder, X=X, progress=progress)
+    settings = {"beam_size": beam_size, "only_topk": only_topk, "progress": progress}
+    if probabilities:
+        return predict_probabilities(model.calibration, model.ranker, X, **settings)
+    return predict_ranker(model.ranker, X, post_processor=post_processor, **settings)
+
+
+def ranker_features(model: Model, texts: list[str] | None, tokens_folder: str | Path, *, X=None, progress=None):
+    """What the ranker takes of n texts: TF-IDF or the features X, and embeddings; arguments as of rank_texts."""
     if model.ranker is None:
         raise ValueError("this model is an encoder alone: it embeds texts (xrt_jax.encode) and ranks no labels")
     if model.tfidf is not None:
@@ -128,7 +155,7 @@ def rank_texts(
         X = normalize_rows(X)
     if model.encoder is not None:
         X = join_features(X, encode_texts(model, texts, tokens_folder, progress=progress))
-    return predict_ranker(model.ranker, X, beam_size=beam_size, only_topk=only_topk, progress=progress)
+    return X
 
 
 def join_features(X, emb_nd: np.ndarray) -> Features:

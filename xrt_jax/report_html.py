@@ -193,7 +193,12 @@ def write_report(
         _tree(levels),
         _examples(Y_tst, list(predictions.values())[-1], names, texts, seed),
     ]
+    write_page(path, title, f"<p>{summary}</p>{''.join(sections)}")
+
+
+def write_page(path: str | Path, title: str, body: str) -> None:
+    """Writes an HTML page of its own, under a heading."""
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
-    body = f"<h1>{escape(title)}</h1><p>{summary}</p>{''.join(sections)}"
+    page = f'<html lang="en"><head>{head}</head><body><h1>{escape(title)}</h1>{body}</body></html>'
     with replace_file(path) as tmp:
-        tmp.write_text(f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>\n', "utf-8")
+        tmp.write_text(f"<!doctype html>{page}\n", "utf-8")

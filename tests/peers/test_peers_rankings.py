@@ -1,11 +1,11 @@
-"""Ensembles of predictions and P@k, R@k: the same numbers on both sides."""
+"""Ensembles of predictions and P@k, R@k: the same numbers on both sides, and the same print."""
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
 from xrt_jax.ensemble import METHODS, combine
-from xrt_jax.metrics import precision_recall
+from xrt_jax.metrics import format_pecos, precision_recall
 
 
 def predictions(seed: int, least: int = 0, n: int = 30, nr_labels: int = 25) -> sp.csr_matrix:
@@ -38,6 +38,14 @@ def test_precision_and_recall(pecos, k):
     assert min(expected["prec"]) > 0
     for key in ("prec", "recall"):
         np.testing.assert_allclose(found[key], expected[key], rtol=1e-9)
+
+
+def test_what_evaluate_prints(pecos):
+    """Every byte, of sums that rounding could set apart."""
+    Y = sp.random(4000, 25, 0.15, format="csr", dtype=np.float32, random_state=13)
+    P = predictions(14, n=4000)
+    for k in (1, 5, 10, 14):
+        assert format_pecos(precision_recall(Y, P, k)) == pecos("metrics", Y=Y, P=P, topk=k)["text"]
 
 
 def test_equal_scores_and_stored_zeros(pecos):

@@ -82,21 +82,26 @@ def _unpacked(path: Path) -> Iterator[IO[bytes]]:
         raise ValueError(f"{path}: cannot be unpacked ({error}); write or download the file again") from None
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """What is in the file, unpacked if it is .gz or .xz."""
     with _unpacked(path) as file:
         return file.read()
 
 
-def read_lines(path: Path) -> list[str]:
-    """Lines of a UTF-8 text file, plain or packed as .gz or .xz, without their line ends."""
-    data = _read_bytes(path)
+def decode_lines(data: bytes, name: str | Path) -> list[str]:
+    """Lines of UTF-8 text, without their line ends; ValueError names the source and the line that is not UTF-8."""
     try:
         lines = data.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}: line {line} is not UTF-8; convert the file to UTF-8") from None
+        raise ValueError(f"{name}: line {line} is not UTF-8; convert the file to UTF-8") from None
     # str.splitlines would also break at form feeds and other characters that documents do contain.
     return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a UTF-8 text file, plain or packed as .gz or .xz, without their line ends."""
+    return decode_lines(read_bytes(path), path)
 
 
 def _load_dense(path: Path) -> np.ndarray:
@@ -193,7 +198,7 @@ def _split_paths(folder: Path, name: str) -> tuple[Path, Path | None, Path | Non
 
 def _load_split(Y_path: Path, text_path: Path | None, feature_path: Path | None) -> Split:
     if feature_path == Y_path:
-        X, Y = parse_svmlight(_read_bytes(Y_path), Y_path)
+        X, Y = parse_svmlight(read_bytes(Y_path), Y_path)
     else:
         X = load_features(feature_path) if feature_path else None
         Y = canonical(load_npz(Y_path), "csr", Y_path)

@@ -1,0 +1,47 @@
+"""The command xrt-jax: a name for each of this package's commands."""
+
+import os
+import runpy
+import sys
+
+COMMANDS = {
+    "data": ("xrt_jax.make_data", "a data-set folder from a table of texts and labels"),
+    "train": ("xrt_jax.main", "XR-Transformer or XR-Linear on a data-set folder"),
+    "predict": ("xrt_jax.predict", "the best labels of new texts"),
+    "encode": ("xrt_jax.encode", "embeddings of new texts"),
+    "evaluate": ("xrt_jax.evaluate", "metrics of a model, or of predictions"),
+    "calibrate": ("xrt_jax.calibrate", "makes probabilities of a model's scores"),
+}
+
+
+def main() -> int:
+    """Runs the command that is named first, as python -m does; status 2 and one line where there is no such command."""
+    name, *rest = sys.argv[1:] or ["--help"]
+    if name in ("--help", "-h", "help"):
+        print(help_text())
+        return 0
+    if name not in COMMANDS:
+        print(f"error: there is no command {name!r}: choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    sys.argv = [f"xrt-jax {name}", *rest]
+    sys.path.insert(0, os.getcwd())  # as python -m: configurations import each other from here
+    runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)
+    return 0  # the module has left by sys.exit
+
+
+def help_text() -> str:
+    """The commands, a line each."""
+    lines = [f"  {name:<10} {about}" for name, (_, about) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "xrt-jax COMMAND [flags]: extreme multi-label ranking of texts",
+            "",
+            *lines,
+            "",
+            "xrt-jax COMMAND --help explains a command's flags.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
