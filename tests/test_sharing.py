@@ -7,6 +7,8 @@ from test_mpi import MPIEXEC, ranks
 from test_processes import run_two
 
 from xrt_jax.sharing import assign, claim, gather_array, gather_rows, own_rows, share, shared_folder
+from xrt_jax.tree.chain import complete_chain
+from xrt_jax.xlinear.sub_trees import sub_trees, work_units
 
 
 def test_a_process_alone_shares_with_nobody(tmp_path):
@@ -103,3 +105,15 @@ def test_more_than_two_gib(tmp_path):
     result = ranks(2, "-c", LARGE, str(tmp_path))
     assert result.returncode == 0 and result.stderr.count("checked") == 2, result.stderr
     (tmp_path / "s/large.npy").unlink()
+
+
+def test_sub_trees_and_units_of_work():
+    chain = complete_chain(sp.csc_matrix(np.kron(np.eye(8), np.ones((3, 1)))), nr_splits=2, min_codes=None)
+    assert [C.shape for C in chain] == [(2, 1), (4, 2), (8, 4), (24, 8)]
+    assert sub_trees(chain, 9) == [None] * 4
+    two, four = sub_trees(chain, 2), sub_trees(chain, 3)
+    assert two[0] is None and [of.tolist() for of in two[1:]] == [[0, 1], [0, 0, 1, 1], [0, 0, 0, 0, 1, 1, 1, 1]]
+    assert four[:2] == [None, None] and [of.tolist() for of in four[2:]] == [[0, 1, 2, 3], [0, 0, 1, 1, 2, 2, 3, 3]]
+    jobs = [(0, 0), (1, 0), (1, 1), (2, 3), (3, 7), (3, 0), (3, 6)]
+    assert work_units(jobs, four) == [[0], [1], [2], [3, 4, 6], [5]]
+    assert work_units(jobs, two) == [[0], [1, 5], [2, 3, 4, 6]]

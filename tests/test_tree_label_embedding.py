@@ -168,3 +168,13 @@ def test_arguments_that_do_not_fit_are_refused():
         pifa_lf_convex_combine(Y, both, np.ones((4, 5)))
     with pytest.raises(ValueError, match=r"\[3, 2\] and \[2, 3\]"):
         pifa_lf_convex_combine(Y, both, Features(sp.csr_matrix(Z_DENSE), Z_SPARSE.toarray()))
+
+
+def test_work_of_the_rows_above(monkeypatch):
+    rng = np.random.default_rng(0)
+    Yt, X = sp.random(50, 30, 0.2, format="csr", rng=rng), sp.random(30, 40, 0.3, format="csr", rng=rng)
+    expected = [0, *np.cumsum([sum(1 + X[i].nnz for i in Yt[row].indices) for row in range(50)])]
+    for block in (7, 1 << 16):
+        monkeypatch.setattr(module, "ROWS_AT_A_TIME", block)
+        assert module._work_above(Yt, Features(X, None)).tolist() == expected
+        assert module._work_above(Yt, Features(None, X.toarray())).tolist() == Yt.indptr.tolist()

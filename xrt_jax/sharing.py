@@ -149,6 +149,13 @@ def assign(loads: Sequence[float], nr_processes: int, first_share: float = 1.0) 
     return units
 
 
+def in_turn(units: list[list[int]], process: int) -> list[int]:
+    """Numbers of all units in the order in which a process goes for them: its own, then the others', smallest first."""
+    others = units[process + 1 :] + units[:process]
+    stolen = [unit for turn in itertools.zip_longest(*(each[::-1] for each in others)) for unit in turn]
+    return [unit for unit in (*units[process], *stolen) if unit is not None]
+
+
 def claim(folder: Path | None, name: str, loads: Sequence[float], *, first_share: float = 1.0) -> Iterator[int]:
     """Numbers of units of work, one at a time, each to one process only; all processes call this with the same loads.
 
@@ -159,11 +166,8 @@ def claim(folder: Path | None, name: str, loads: Sequence[float], *, first_share
     if folder is None:
         yield from assign(loads, 1)[0]
         return
-    units = assign(loads, count(), first_share)
-    own, others = units[index()], units[index() + 1 :] + units[: index()]
-    stolen = [unit for turn in itertools.zip_longest(*(each[::-1] for each in others)) for unit in turn]
-    for unit in (*own, *stolen):
-        if unit is not None and _take(folder / f"{name}.{unit}.taken"):
+    for unit in in_turn(assign(loads, count(), first_share), index()):
+        if _take(folder / f"{name}.{unit}.taken"):
             doing(f"{name}, part {unit + 1} of {len(loads)}")
             yield unit
 

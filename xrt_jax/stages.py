@@ -20,7 +20,7 @@ from xrt_jax.data.docstrings import build_docstring_dataset
 from xrt_jax.data.folders import Dataset, Split, load_dataset, load_features
 from xrt_jax.data.tfidf import fit_tfidf, load_tfidf, save_tfidf, transform
 from xrt_jax.disk import clear_unfinished, fingerprint, read_json, replace_file, write_json
-from xrt_jax.processes import are_several, first_then_others, from_each, from_first, is_first
+from xrt_jax.processes import are_several, from_each, from_first, is_first
 from xrt_jax.report import Report, format_bytes, peak_memory, progress
 from xrt_jax.report_html import write_report
 from xrt_jax.sharing import share, shared_folder
@@ -256,7 +256,9 @@ def rank(config: ConfigDict, folder: Path, make_X, trn: Split, chain=None):
     if not from_first((folder / "ranker").is_dir()):
         shared = shared_folder(folder.with_name(f"{folder.name}.shared"))
         X = Features(*share(shared, "X", lambda: as_features(make_X())))
-        first_then_others(lambda: load_kernels(X, progress))
+        if is_first():  # the others find them compiled
+            load_kernels(X, progress)
+        from_first()
         given: dict = {"matching": ()}  # what the others have not, and need not
         if is_first():
             given = {"R": trn.relevance}

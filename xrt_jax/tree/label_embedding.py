@@ -27,6 +27,7 @@ from xrt_jax.tree.passes import NO_ROWS, Embeddings, Product, Rows, embeddings_o
 METHODS = ("pifa", "pii", "pifa_lf_concat", "pifa_lf_convex_combine")
 # The rows of a product are handed to threads in this many groups of about equal work.
 NR_GROUPS = 64
+ROWS_AT_A_TIME = 1 << 16
 # The 6 top bits of DE_BRUIJN · 2^i differ for all i < 64: they find the i of a lone bit.
 DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)
 BIT_OF = np.argsort(DE_BRUIJN << np.arange(64, dtype=np.uint64) >> np.uint64(58))
@@ -202,14 +203,25 @@ def pifa_product(Y, X, normalized_Y: bool = True) -> Product:
     return Product(Z, A if is_finite else None, parts)
 
 
+def _work_above(Yt: sp.csr_matrix, X: Features) -> np.ndarray:
+    """Entries that Y^T X reads for all rows above row i: int64 [L + 1]. In blocks: Y may have very many entries."""
+    read = np.ones(Yt.shape[1], np.int64)
+    read += 0 if X.sparse is None else np.diff(X.sparse.indptr)
+    work = np.zeros(Yt.shape[0] + 1, np.int64)
+    for first in range(0, Yt.shape[0], ROWS_AT_A_TIME):
+        indptr = Yt.indptr[first : first + ROWS_AT_A_TIME + 1]
+        above = np.concatenate([[0], np.cumsum(read[Yt.indices[indptr[0] : indptr[-1]]])])
+        work[first + 1 : first + len(indptr)] = work[first] + above[indptr[1:] - indptr[0]]
+    return work
+
+
 def shared_pifa(folder: Path, Y, X: Features) -> Embeddings:
     """embeddings_of(pifa_product(Y, X)), made by all processes together and mapped from files in folder.
 
     Y is read in the first process only; X: the same Features in all, shared (sharing.py).
     """
     [Yt] = share(folder, "Yt", lambda: [_transposed(Y, X, True)])
-    work = np.zeros(Yt.nnz) if X.sparse is None else np.diff(X.sparse.indptr)[Yt.indices]
-    work = np.concatenate([[0], np.cumsum(work + 1)])[Yt.indptr]
+    work = _work_above(Yt, X)
     first, last = np.searchsorted(work, work[-1] * np.array([index(), index() + 1]) / count())
     own = slice(first, len(work) - 1 if index() == count() - 1 else last)
     Z, A = _unit_rows(Yt[own], X)

@@ -73,6 +73,10 @@ class Solver(NamedTuple):
         if not np.isfinite(self.bias):
             raise ValueError(f"bias={self.bias} must be a number; 0 for none")
 
+    def settled(self) -> "Solver":
+        """These settings with a bias of 0 for one below."""
+        return self._replace(bias=max(float(self.bias), 0.0))
+
 
 class Problem(NamedTuple):
     """A level to train: features, Y csc [n, L], C csc [L, K], M csc [n, K], cost float32 [Y.nnz] of the positives."""
@@ -118,7 +122,7 @@ def make_problem(X: FeatureArrays, Y, C, M, settings: Solver, R=None) -> Problem
     settings.check()
     Y, C, M = canonical(Y, "csc", "Y"), canonical(C, "csc", "C"), canonical(M, "csc", "M")
     _check_shapes(len(X.indptr) - 1, Y, C, M)
-    return Problem(X, Y, C, M, _costs(Y, R), settings._replace(bias=max(float(settings.bias), 0.0)))
+    return Problem(X, Y, C, M, _costs(Y, R), settings.settled())
 
 
 # ---------------------------------------------------------------------------- jobs

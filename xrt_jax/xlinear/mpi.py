@@ -24,7 +24,7 @@ _COUNTS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 _RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
 
 _FAREWELL = 5  # seconds in which the others may hear that this rank has failed, before it ends them
-_PAUSES = (1e-4, 2e-2)  # seconds, shortest and longest, between two looks whether the others are there
+_PAUSES = (1e-4, 2e-3)  # seconds, shortest and longest, between two looks whether the others are there
 _PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when its parent dies
 
 

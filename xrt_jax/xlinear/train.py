@@ -1,18 +1,16 @@
 """Training of XR-Linear down the label tree, in memory or, for models that do not fit, straight to disk."""
 
 import shutil
-from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import numba
 import numpy as np
 
 from xrt_jax.disk import fingerprint, read_json, replace_folder, write_json
 from xrt_jax.processes import count, from_each, from_first, is_first
-from xrt_jax.sharing import claim, gather_rows, own_rows, share
+from xrt_jax.sharing import gather_rows, own_rows
 from xrt_jax.sparse import Features, as_features, canonical, feature_arrays, nr_features, nr_rows, scale_rows
 from xrt_jax.tree.chain import aggregate_labels, check_fits, pattern, per_level
 from xrt_jax.xlinear.estimate import choose_pilots, estimate, solve_timed
@@ -21,6 +19,7 @@ from xrt_jax.xlinear.level import Job, Level, Problem, Ranker, Solver, make_jobs
 from xrt_jax.xlinear.parts import InMemory, OnDisk
 from xrt_jax.xlinear.postprocess import parse
 from xrt_jax.xlinear.predict import advance, prepare_level, root_beam
+from xrt_jax.xlinear.sub_trees import Sharing, claimed_units, share_problem
 
 # schemes of negative sampling, as PECOS names them -> what they sum up
 MINING = {name: name.split("+") for name in ("tfn", "man", "tfn+man", "usn", "usn+tfn", "usn+man", "usn+tfn+man")}
@@ -105,7 +104,7 @@ def check_settings(
             level.check()
         except ValueError as error:
             raise ValueError(f"ranker.{error}") from None
-    return levels
+    return [level.settled() for level in levels]
 
 
 # ---------------------------------------------------------------------------- the tree
@@ -187,19 +186,6 @@ def _open_work(work: Path, checksum: int) -> None:
         write_json(path, problem)
 
 
-class Sharing(NamedTuple):
-    """How several processes train together: by way of `folder` (sharing.shared_folder).
-
-    Attributes:
-        min_n_sub_tree: the labels are shared out in at least so many sub-trees, if the tree has so many nodes.
-        main_workload_factor: what the first process gets at first, as a share of what each of the others gets.
-    """
-
-    folder: Path
-    min_n_sub_tree: int
-    main_workload_factor: float
-
-
 def _train(
     X,
     Y,
@@ -242,11 +228,11 @@ def _train(
     levels = []
     for batch in _batches(mining):
         for t in batch:
-            problem = _share_problem(folder, f"{t}.problem", arrays, partial(problem_of, t))
+            problem = share_problem(folder, f"{t}.problem", arrays, settings[t], partial(problem_of, t))
             jobs = make_jobs(problem)
             level = Level(None, problem.C, problem.settings.bias, topk[t], post[t])
             levels.append((level, problem, jobs, make_store(t, len(jobs))))
-        _solve_batch([levels[t] for t in batch], progress, tell, shared, _sub_trees(chain, shared), batch.start)
+        _solve_batch([levels[t] for t in batch], progress, tell, shared, chain, batch.start)
         for t in batch if batch.stop < depth else ():
             level, problem, jobs, store = levels[t]
             if beam is None:
@@ -260,22 +246,6 @@ def _train(
         if batch.stop < depth:
             whole_beam = gather_rows(folder, f"{batch.stop}.beam", beam)
     return levels
-
-
-def _share_problem(folder: Path | None, name: str, arrays, make: Callable[[], Problem]) -> Problem:
-    """The first process's problem in all of them; make is called there only."""
-    if folder is None:
-        return make()
-    settings = None
-
-    def matrices():
-        nonlocal settings
-        problem = make()
-        settings = problem.settings._asdict()
-        return problem.Y, problem.C, problem.M, problem.cost
-
-    shared = share(folder, name, matrices)
-    return Problem(arrays, *shared, Solver(**from_first(settings)))
 
 
 def _batches(mining: tuple[str, ...]) -> list[range]:
@@ -294,66 +264,28 @@ def _instances(t: int, chain, Y_t: list, scheme: list[str], beam, matching):
     return parts[0] if len(parts) == 1 else sum((pattern(part) for part in parts[1:]), pattern(parts[0]))
 
 
-def _solve_batch(levels: list[tuple], progress, tell, shared: Sharing | None, sub_trees: list, first: int) -> None:
+def _solve_batch(levels: list[tuple], progress, tell, shared: Sharing | None, chain, first: int) -> None:
     """Solve what the stores miss: all levels' jobs in one queue, so that one with few of them keeps no thread idle.
 
     With several processes the queue is shared out, a sub-tree at a time. first: number of the batch's first level.
     """
-    where = [(number, store) for *_, store in levels for number in store.missing()]
-    tasks = [(problem, jobs[number]) for _, problem, jobs, store in levels for number in store.missing()]
-    at_level = [first + t for t, (*_, store) in enumerate(levels) for _ in store.missing()]
+    missing = [(t, number) for t, (*_, store) in enumerate(levels) for number in store.missing()]
+    tasks = [(levels[t][1], levels[t][2][number]) for t, number in missing]
+    stores = [levels[t][3] for t, _ in missing]
     if shared:
         from_each()  # all have seen what is missing before it gets less
     pilots = choose_pilots(tasks) if tell else []
-    rest = sorted(set(range(len(tasks))) - set(pilots))
-    if is_first() or not shared:
-        solved = {number: solve_timed(tasks[number]) for number in pilots}
+    if pilots and (is_first() or not shared):
+        solved = {task: solve_timed(tasks[task]) for task in pilots}
         for task, (part, _) in solved.items():
-            number, store = where[task]
-            store.add(number, part)
-        if solved:
-            tell(estimate(tasks, solved, numba.get_num_threads() * (count() if shared else 1)))
-    units = None
-    if shared:
-        members = _units([(at_level[task], tasks[task][1].parent) for task in rest], sub_trees)
-        loads = [sum(tasks[rest[i]][1].size for i in unit) for unit in members]
-        name = f"training from level {first} on"
-        claimed = claim(shared.folder, name, loads, first_share=shared.main_workload_factor)
-        units = (members[unit] for unit in claimed)
-    nr_labels = sum(len(labels) for task in rest for labels in tasks[task][1].labels)
+            stores[task].add(missing[task][1], part)
+        tell(estimate(tasks, solved, numba.get_num_threads() * (count() if shared else 1)))
+    rest = sorted(set(range(len(tasks))) - set(pilots))
+    where = [(first + missing[task][0], tasks[task][1]) for task in rest]
+    units = claimed_units(where, chain, shared, f"training from level {first} on") if shared else None
+    nr_labels = sum(len(labels) for _, job in where for labels in job.labels)
     desc = f"training {nr_labels:,} classifiers"
-    for task, part in solve_all([tasks[task] for task in rest], progress, desc, units):
-        number, store = where[rest[task]]
-        store.add(number, part)
+    for number, part in solve_all([tasks[task] for task in rest], progress, desc, units):
+        stores[rest[number]].add(missing[rest[number]][1], part)
     if shared:
         from_each()
-
-
-# ---------------------------------------------------------------------------- sub-trees
-
-
-def _sub_trees(chain, shared: Sharing | None) -> list[np.ndarray | None]:
-    """For every level, the sub-tree that each node of the level above is in; None above the roots of the sub-trees.
-
-    Their roots are the nodes of the highest level that has min_n_sub_tree of them; without one there are no sub-trees.
-    """
-    wide = [t for t, C in enumerate(chain) if shared and C.shape[1] >= shared.min_n_sub_tree]
-    if not wide:
-        return [None] * len(chain)
-    top = wide[0]
-    sub_trees: list[np.ndarray | None] = [None] * top + [np.arange(chain[top].shape[1])]
-    for C in chain[top:-1]:
-        below = np.zeros(C.shape[0], np.int64)
-        below[C.indices] = np.repeat(sub_trees[-1], np.diff(C.indptr))
-        sub_trees.append(below)
-    return sub_trees
-
-
-def _units(jobs: list[tuple[int, int]], sub_trees: list[np.ndarray | None]) -> list[list[int]]:
-    """Units of work, lists of numbers of jobs (level, parent): those of a sub-tree, and each of the levels above."""
-    units: dict[tuple, list[int]] = {}
-    for number, (level, parent) in enumerate(jobs):
-        of_level = sub_trees[level]
-        key = ("job", number) if of_level is None else ("sub-tree", int(of_level[parent]))
-        units.setdefault(key, []).append(number)
-    return list(units.values())
