@@ -30,6 +30,8 @@ LIGHT = (
     "encode",
     "evaluate",
     "cli",
+    "pecos_models",
+    "pecos_params",
     "header",
     "train_linear",
 )
@@ -40,7 +42,7 @@ TIER |= {name: 1 for name in ("encoders", "tree", "data")}
 TIER |= {name: 2 for name in ("xlinear",)}
 TIER |= {name: 3 for name in ("matcher", "calibration")}
 TIER |= {name: 4 for name in ("config", "checkpoint", "model", "header", "stages")}
-TIER |= {"levels": 4, "encoder_start": 4}
+TIER |= {"levels": 4, "encoder_start": 4, "pecos_params": 4, "pecos_models": 4}
 TIER |= {name: 5 for name in ("commands", "train", "train_linear", "predict", "encode", "evaluate")}
 TIER |= {name: 5 for name in ("calibrate", "make_data")}
 TIER |= {"main": 6, "cli": 6}

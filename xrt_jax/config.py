@@ -1,4 +1,4 @@
-"""Reading configurations: flags to a locked ConfigDict, with one clear line for each mistake."""
+"""Reading configurations: flags or JSON to a ConfigDict, with one clear line for each mistake."""
 
 import difflib
 import importlib.util
@@ -9,6 +9,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
+from xrt_jax.disk import read_json
 from xrt_jax.tree.chain import per_level
 
 
@@ -40,7 +41,10 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 def load_config(path: str) -> ConfigDict:
     """The ConfigDict that the get_config of a configuration file returns."""
-    file = Path(path.split(":")[0])
+    name, *argument = path.split(":", 1)
+    file = Path(name)
+    if file.suffix == ".json":
+        raise ValueError(f"--config={path} is JSON: use configs/json.py:{path}, or configs/pecos.py:{path} for PECOS's")
     if not file.is_file():
         raise FileNotFoundError(f"--config={path}: there is no such file; see configs/")
     if str(file.parent.parent.resolve()) not in sys.path:  # a configuration starts from configs.default
@@ -50,7 +54,7 @@ def load_config(path: str) -> ConfigDict:
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise ValueError(f"{file} has no function get_config: see configs/default.py")
-    return module.get_config(*path.split(":")[1:])
+    return module.get_config(*argument)
 
 
 def settle(key: str, value, reference):
@@ -82,6 +86,52 @@ def settings_of_level(config: ConfigDict, level: int, nr_levels: int, prefix: st
 def to_json(config: ConfigDict) -> dict[str, object]:
     """The flat configuration as JSON gives it back: tuples are lists."""
     return json.loads(json.dumps(flatten(config)))
+
+
+def format_config(config: ConfigDict) -> str:
+    """to_json as text, a field a line."""
+    lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in flatten(config).items()]
+    return "{\n" + ",\n".join(lines) + "\n}"
+
+
+def read_fields(path: str | Path) -> dict[str, object]:
+    """The flat configuration that a JSON file holds; FileNotFoundError or ValueError in one line where it has none."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: there is no such file; it is to hold what --print_config prints")
+    fields = read_json(path)
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path} holds no JSON object with the fields of a configuration")
+    return fields
+
+
+def from_json(config: ConfigDict, fields: dict[str, object], source: str | Path) -> ConfigDict:
+    """The configuration with these fields of to_json; ValueError names the source and field that does not fit."""
+    reference = flatten(config)
+    for key, value in fields.items():
+        if key not in reference:
+            raise ValueError(f"{source}: unknown config field {key!r}: {_nearest(key, reference)}")
+        set_field(config, key, value, source)
+    return config
+
+
+def set_field(config: ConfigDict, key: str, value, source: str | Path) -> None:
+    """Sets a field such as "matcher.loss" to a value of its kind; None only where the configuration has None too."""
+    reference = _get(config, key)
+    is_whole = isinstance(reference, bool) or not isinstance(value, bool)  # to Python, True is a number too
+    try:
+        if isinstance(reference, tuple) != isinstance(value, list | tuple) or not is_whole:
+            raise TypeError
+        if value is None and reference is not None:
+            raise TypeError
+        _set(config, key, settle(key, tuple(value), reference) if isinstance(reference, tuple) else value)
+    except TypeError:
+        section, _, name = key.rpartition(".")
+        kind = "a list" if isinstance(reference, tuple) else f"a value like {json.dumps(reference)}"
+        if reference is None:
+            kind = f"null or {(_get(config, section) if section else config).get_type(name).__name__}"
+        raise ValueError(f"{source}: config field {key!r} takes {kind}, not {value!r}") from None
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
 
 
 def differences(old: dict[str, object], new: dict[str, object]) -> list[str]:

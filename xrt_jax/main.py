@@ -14,7 +14,7 @@ import traceback
 from absl import app, flags
 from ml_collections import config_flags
 
-from xrt_jax.config import parse_flags
+from xrt_jax.config import format_config, parse_flags
 from xrt_jax.disk import naming_full_disk
 from xrt_jax.huge_pages import restart_with_huge_pages
 from xrt_jax.processes import StoppedError, are_several, first_fails_too, leave
@@ -25,13 +25,19 @@ METHODS = {"xr_transformer": "xrt_jax.train", "xr_linear": "xrt_jax.train_linear
 
 config_flags.DEFINE_config_file("config", None, "Configuration file, see configs/.", lock_config=True)
 flags.DEFINE_string("workdir", None, "Work directory of the run; started again with the same config, a run goes on.")
-flags.mark_flags_as_required(["config", "workdir"])
+flags.DEFINE_bool("print_config", False, "Print the configuration, as configs/json.py reads it, and do nothing else.")
+flags.mark_flag_as_required("config")
 
 
 def main(argv: list[str]) -> None:
     """Runs what the configuration asks for."""
     if len(argv) > 1:
         raise ValueError(f"unexpected argument {argv[1]!r}: fields are set by --config.section.field=value")
+    if flags.FLAGS.print_config:
+        print(format_config(flags.FLAGS.config))
+        return
+    if not flags.FLAGS.workdir:
+        raise ValueError("Flag --workdir must have a value: the work directory of the run")
     set_up_logging()
     keep_compiled()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")

@@ -149,17 +149,23 @@ def ranker_features(model: Model, texts: list[str] | None, tokens_folder: str | 
         raise ValueError("this model is an encoder alone: it embeds texts (xrt_jax.encode) and ranks no labels")
     if model.tfidf is not None:
         X = transform(model.tfidf, texts)
-    elif X is None:
+    elif X is None and nr_given_features(model.ranker, model.encoder and model.encoder.module):
         raise ValueError("this model was trained on given features: give the features of the texts too")
-    elif model.settings["normalize"]:
+    elif X is not None and model.settings["normalize"]:
         X = normalize_rows(X)
     if model.encoder is not None:
         X = join_features(X, encode_texts(model, texts, tokens_folder, progress=progress))
     return X
 
 
+def nr_given_features(ranker, module) -> int:
+    """The ranker's features beside the embeddings of an encoder (module, or None); PECOS can train on these alone."""
+    last = ranker[-1]
+    return last.W.shape[0] - (last.bias > 0) - (module.hidden_size if module is not None else 0)
+
+
 def join_features(X, emb_nd: np.ndarray) -> Features:
-    """[X | embeddings with rows of length 1], the ranker's features; X is left as it is (as PECOS)."""
-    X = as_features(X)
+    """[X | embeddings with rows of length 1], the ranker's features; X is left as it is (as PECOS), or None."""
+    X = Features(None, None) if X is None else as_features(X)
     dense = normalize_rows(emb_nd)
     return Features(X.sparse, dense if X.dense is None else np.hstack([X.dense, dense]))

@@ -6,8 +6,10 @@ Reads calls from its standard input, a JSON line each ({"call": name of a functi
 JSON line with the result or the error for each; matrices go through files in FOLDER (exchange.py).
 """
 
+import importlib.util
 import json
 import os
+import subprocess
 import sys
 import traceback
 from pathlib import Path
@@ -48,6 +50,20 @@ def predict(folder, X, layout=None, codes=None, selected=None, **settings):
     if codes is not None:
         settings["csr_codes"] = codes
     return model.predict(X, selected_outputs_csr=selected, **settings)
+
+
+# ---------------------------------------------------------------------------- parameters
+
+COMMANDS = {"xr_transformer": "xmc.xtransformer", "xr_linear": "xmc.xlinear", "distributed": "distributed.xmc.xlinear"}
+
+
+def skeleton(kind):
+    """What PECOS's command prints as the file of all parameters; None where it cannot be imported."""
+    command = [sys.executable, "-m", f"pecos.{COMMANDS[kind]}.train", "--generate-params-skeleton"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "ModuleNotFoundError" in told.stderr:
+        return None
+    return json.loads(told.stdout)
 
 
 # ---------------------------------------------------------------------------- trees
@@ -93,6 +109,60 @@ def metrics(Y, P, topk):
     return {"prec": list(map(float, found.prec)), "recall": list(map(float, found.recall)), "text": str(found)}
 
 
+# ---------------------------------------------------------------------------- XR-Transformer
+
+
+def has_transformers():
+    """Whether this environment has what PECOS's XR-Transformer needs."""
+    return all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+
+
+def train_transformer(folder, start, texts, Y, X, chain, beam, **train):
+    """Train on the chain's levels from the encoder in `start`, save to the folder; `beam` as of train."""
+    from pecos.xmc.xtransformer.model import XTransformer
+    from pecos.xmc.xtransformer.module import MLProblemWithText
+
+    matcher = {"init_model_dir": start, "max_steps": 3, "save_steps": 3, "learning_rate": 1e-3, "batch_gen_workers": 1}
+    train = {"matcher_params_chain": matcher, "ranker_params": {"hlm_args": {"model_chain": {}}}, **train}
+    pred = {
+        "matcher_params_chain": {"truncate_length": 16},
+        "ranker_params": {"hlm_args": {"model_chain": list(beam)}},
+    }
+    XTransformer.train(
+        MLProblemWithText(texts, Y, X_feat=X),
+        clustering=ClusterChain([C.tocsc() for C in chain]),
+        train_params=XTransformer.TrainParams.from_dict(_with_defaults(XTransformer.TrainParams, train)),
+        pred_params=XTransformer.PredParams.from_dict(_with_defaults(XTransformer.PredParams, pred)),
+    ).save(folder)
+
+
+def _with_defaults(cls, given):
+    """The given parameters over PECOS's defaults; without these, from_dict leaves out whole sections."""
+    return _over(cls.from_dict({}, recursive=True).to_dict(), given)
+
+
+def _over(defaults, given):
+    if isinstance(given, list):
+        return [_over(defaults, level) for level in given]
+    if not isinstance(given, dict):
+        return given
+    return {**defaults, **{key: _over(defaults.get(key), value) for key, value in given.items()}}
+
+
+def predict_transformer(folder, texts, X=None, **settings):
+    return _load(folder).predict(texts, X, batch_gen_workers=1, use_gpu=False, **settings)
+
+
+def encode_transformer(folder, texts):
+    return _load(folder).encode(texts, batch_gen_workers=1, use_gpu=False)
+
+
+def _load(folder):
+    from pecos.xmc.xtransformer.model import XTransformer
+
+    return XTransformer.load(folder)
+
+
 # ---------------------------------------------------------------------------- answering
 
 CALLS = {
@@ -109,6 +179,11 @@ CALLS = {
         relevance_chain,
         combine,
         metrics,
+        skeleton,
+        has_transformers,
+        train_transformer,
+        predict_transformer,
+        encode_transformer,
     )
 }
 
