@@ -4,6 +4,7 @@ import os
 import runpy
 import sys
 
+# name: module, what it is for, arguments that stand before the given ones
 COMMANDS = {
     "data": ("xrt_jax.make_data", "a data-set folder from a table of texts and labels"),
     "train": ("xrt_jax.main", "XR-Transformer or XR-Linear on a data-set folder"),
@@ -11,6 +12,8 @@ COMMANDS = {
     "encode": ("xrt_jax.encode", "embeddings of new texts"),
     "evaluate": ("xrt_jax.evaluate", "metrics of a model, or of predictions"),
     "calibrate": ("xrt_jax.calibrate", "makes probabilities of a model's scores"),
+    "import-pecos": ("xrt_jax.pecos_models", "a model folder from one of PECOS", "import"),
+    "export-pecos": ("xrt_jax.pecos_models", "a model folder as one of PECOS", "export"),
 }
 
 
@@ -23,15 +26,16 @@ def main() -> int:
     if name not in COMMANDS:
         print(f"error: there is no command {name!r}: choose one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    sys.argv = [f"xrt-jax {name}", *rest]
+    module, _, *given = COMMANDS[name]
+    sys.argv = [f"xrt-jax {name}", *given, *rest]
     sys.path.insert(0, os.getcwd())  # as python -m: configurations import each other from here
-    runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
     return 0  # the module has left by sys.exit
 
 
 def help_text() -> str:
     """The commands, a line each."""
-    lines = [f"  {name:<10} {about}" for name, (_, about) in COMMANDS.items()]
+    lines = [f"  {name:<13} {about}" for name, (_, about, *_) in COMMANDS.items()]
     return "\n".join(
         [
             "xrt-jax COMMAND [flags]: extreme multi-label ranking of texts",

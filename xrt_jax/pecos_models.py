@@ -1,7 +1,8 @@
 """Model folders of PECOS to model folders of ours and back.
 
-    python -m xrt_jax.pecos_models import PECOS_FOLDER --out=MODEL [--labels=names.txt]
-    python -m xrt_jax.pecos_models export MODEL --out=PECOS_FOLDER
+    xrt-jax import-pecos PECOS_FOLDER --out=MODEL [--labels=names.txt]
+    xrt-jax export-pecos MODEL --out=PECOS_FOLDER
+    python -m xrt_jax.pecos_models import PECOS_FOLDER --out=MODEL        (or export)
 
 An XLinearModel, an XTransformer or its text_encoder (TransformerMatcher) comes in; nothing in it is executed: the
 fine-tuning head, which is a pickle and takes no part in predictions, stays behind, as do vectorizers of texts. Out goes
