@@ -24,17 +24,20 @@ LIGHT = (
     "model",
     "header",
     "train_linear",
+    "targets",
+    "estimators",
 )
 # Rooms of a tier may know those of lower tiers and of their own.
-TIER = {name: 0 for name in ("sparse", "metrics", "ensemble", "disk", "__init__", "report", "report_html", "scalars")}
+TIER = {name: 0 for name in ("sparse", "metrics", "ensemble", "disk", "report", "report_html", "scalars")}
 TIER |= {"compilations": 0, "huge_pages": 0, "processes": 0, "sharing": 0}
 TIER |= {name: 1 for name in ("encoders", "tree", "data")}
 TIER |= {name: 2 for name in ("xlinear",)}
 TIER |= {name: 3 for name in ("matcher",)}
-TIER |= {name: 4 for name in ("config", "checkpoint", "model", "header", "stages")}
+TIER |= {"targets": 1}
+TIER |= {name: 4 for name in ("config", "default_config", "checkpoint", "model", "header", "stages")}
 TIER |= {"levels": 4, "encoder_start": 4}
 TIER |= {name: 5 for name in ("commands", "train", "train_linear", "predict", "encode", "evaluate")}
-TIER |= {"main": 6}
+TIER |= {"main": 6, "estimators": 6, "__init__": 6}  # which imports estimators when asked for one
 
 
 def modules_of(room: str) -> list[str]:

@@ -1,7 +1,8 @@
 """The model folder: all that is needed to rank labels for new texts, without a pickle.
 
 config.json   what is in the folder, and how texts are tokenized and embedded
-encoder/      a Hugging Face folder: config.json, model.safetensors, tokenizer; absent in XR-Linear alone
+encoder/      a Hugging Face folder: config.json, model.safetensors, tokenizer, and what sentence-transformers needs;
+              absent in XR-Linear alone
 ranker/       an XLinearModel folder of PECOS; absent in an encoder alone
 tfidf/        json + npz; absent where the features came with the data set
 labels.txt    a name a line, in the order of the ranker's columns
@@ -17,6 +18,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from xrt_jax import __version__
+from xrt_jax.data.folders import read_lines
 from xrt_jax.data.tfidf import Tfidf, load_tfidf, save_tfidf, transform
 from xrt_jax.data.tokens import tokenize
 from xrt_jax.disk import read_json, replace_folder, write_json
@@ -59,8 +61,10 @@ def save_model(
     with replace_folder(folder) as tmp:
         if module is not None:
             from xrt_jax.encoders.huggingface import save_encoder
+            from xrt_jax.encoders.sentence_transformers import save_modules
 
             save_encoder(tmp / "encoder", module, encoder, tokenizer_folder=tokenizer_folder)
+            save_modules(tmp / "encoder", module, encoder, truncate_length=settings["truncate_length"])
         if ranker is not None:
             ranker_folder.save_ranker(tmp / "ranker", ranker)
         if tfidf is not None:
@@ -81,7 +85,7 @@ def load_model(folder: str | Path, *, dtype=None) -> Model:
         encoder=_load_text_encoder(folder / "encoder", settings, dtype) if (folder / "encoder").is_dir() else None,
         ranker=ranker_folder.load_ranker(folder / "ranker") if settings["model"] != "encoder" else None,
         tfidf=load_tfidf(folder / "tfidf") if (folder / "tfidf").is_dir() else None,
-        labels=(folder / "labels.txt").read_text(encoding="utf-8").splitlines(),
+        labels=read_lines(folder / "labels.txt"),
     )
 
 
