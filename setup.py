@@ -15,6 +15,7 @@ setup(
     install_requires=[
         "absl-py>=2.1,<3",
         "flax>=0.12,<0.13",
+        "huggingface_hub>=2.4,<3",
         "jax>=0.10,<0.12",
         "ml-collections>=1.1,<2",
         "numba>=0.61,<1",

@@ -1,9 +1,12 @@
+import shlex
+
 import pytest
 from absl import flags
 from commands import ROOT, run
 from ml_collections import ConfigDict, config_flags
 
 from xrt_jax import config
+from xrt_jax.default_config import get_config as load_default
 from xrt_jax.matcher.loss import LOSSES
 from xrt_jax.stages import tree_levels
 from xrt_jax.xlinear.train import check_settings
@@ -70,6 +73,34 @@ def test_parse_flags_sets_fields(monkeypatch):
     config.parse_flags(argv)
     assert holder.config.matcher.max_steps == (3, 4)
     assert holder.config.matcher.loss == ("hinge", "squared-hinge")
+
+
+def test_override():
+    c = load_default()
+    config.override(c, {"matcher.max_steps": [3, 4], "matcher.batch_size": 8, "tfidf.max_features": 5, "seed": 1})
+    assert (c.matcher.max_steps, c.matcher.batch_size, c.tfidf.max_features, c.seed) == ((3, 4), (8,), 5, 1)
+    for fields, message in [
+        ({"matcher.max_step": 3}, "unknown config field 'matcher.max_step': did you mean matcher.max_steps"),
+        ({"matcher.max_steps": "x"}, r"'matcher.max_steps' takes int values"),
+        ({"seed": "x"}, "config field 'seed': "),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            config.override(load_default(), fields)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.py")), ids=lambda file: file.stem)
+def test_the_command_of_a_configuration_gives_it_back(file, monkeypatch):
+    wanted = config.load_config(str(file))
+    command = shlex.split(config.command(wanted, load_default()))
+    argv = ["main", *(word for word in command if word.startswith("--config."))]
+    argv.insert(1, f"--config={ROOT / 'configs/default.py'}")
+    holder = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, flag_values=holder, lock_config=True)
+    monkeypatch.setattr(flags, "FLAGS", holder)
+    monkeypatch.setattr("sys.argv", argv)
+    config.parse_flags(argv)
+    found = config.flatten(holder.config)
+    assert {key: found[key] for key in config.flatten(wanted)} == config.flatten(wanted)
 
 
 @pytest.mark.parametrize(

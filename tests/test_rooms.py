@@ -34,9 +34,11 @@ LIGHT = (
     "pecos_params",
     "header",
     "train_linear",
+    "targets",
+    "estimators",
 )
 # Rooms of a tier may know those of lower tiers and of their own.
-TIER = {name: 0 for name in ("sparse", "metrics", "ensemble", "disk", "__init__", "report", "report_html", "scalars")}
+TIER = {name: 0 for name in ("sparse", "metrics", "ensemble", "disk", "report", "report_html", "scalars")}
 TIER |= {"compilations": 0, "huge_pages": 0, "processes": 0, "sharing": 0}
 TIER |= {name: 1 for name in ("encoders", "tree", "data")}
 TIER |= {name: 2 for name in ("xlinear",)}
@@ -46,6 +48,8 @@ TIER |= {"levels": 4, "encoder_start": 4, "pecos_params": 4, "pecos_models": 4}
 TIER |= {name: 5 for name in ("commands", "train", "train_linear", "predict", "encode", "evaluate")}
 TIER |= {name: 5 for name in ("calibrate", "make_data")}
 TIER |= {"main": 6, "cli": 6}
+TIER |= {"targets": 1, "default_config": 4}
+TIER |= {"estimators": 6, "__init__": 6}  # which imports estimators when asked for one
 
 
 def modules_of(room: str) -> list[str]:

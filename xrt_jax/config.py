@@ -3,7 +3,9 @@
 import difflib
 import importlib.util
 import json
+import shlex
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from absl import flags
@@ -25,9 +27,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     """A flags_parser for absl's app.run; ValueError in one line for unknown or ill-typed fields of --config."""
     path = _config_path(argv)
     reference = flatten(load_config(path)) if path else {}
-    for key in _overridden(argv):
-        if key not in reference:
-            raise ValueError(f"unknown config field {key!r}: {_nearest(key, reference)}")
+    _check_known(_overridden(argv), reference)
     try:
         rest = flags.FLAGS(argv)
     except (flags.Error, TypeError, ValueError, AttributeError, KeyError) as error:
@@ -138,6 +138,41 @@ def differences(old: dict[str, object], new: dict[str, object]) -> list[str]:
     """Fields in which two flat configurations differ, as "key: old -> new"."""
     keys = sorted(old.keys() | new.keys())
     return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
+
+
+def override(config: ConfigDict, fields: Mapping[str, object]) -> None:
+    """Sets fields by their dotted names, such as {"matcher.max_steps": (30, 50)}; ValueError for unknown or ill-typed.
+
+    A field that holds a value a level takes a single one, too.
+    """
+    reference = flatten(config)
+    _check_known(fields, reference)
+    for key, value in fields.items():
+        is_tuple = isinstance(reference[key], tuple)
+        if is_tuple and not isinstance(value, tuple):
+            value = tuple(value) if isinstance(value, list) else (value,)
+        try:
+            _set(config, key, settle(key, value, reference[key]))
+        except TypeError as error:
+            raise ValueError(f"config field {key!r}: {error}") from None
+
+
+def command(config: ConfigDict, default: ConfigDict) -> str:
+    """The command that runs this configuration: flags for all fields that differ from configs/default.py, `default`."""
+    old, new = flatten(default), flatten(config)
+    flags_of_fields = [
+        f"--config.{key}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
+        for key, value in new.items()
+        if value != old[key]
+    ]
+    words = ["python", "-m", "xrt_jax.main", "--config=configs/default.py", "--workdir=WORKDIR", *flags_of_fields]
+    return shlex.join(words)
+
+
+def _check_known(keys: Iterable[str], reference: dict[str, object]) -> None:
+    for key in keys:
+        if key not in reference:
+            raise ValueError(f"unknown config field {key!r}: {_nearest(key, reference)}")
 
 
 def _config_path(argv: list[str]) -> str | None:

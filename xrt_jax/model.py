@@ -1,7 +1,8 @@
 """The model folder: all that is needed to rank labels for new texts, without a pickle.
 
 config.json   what is in the folder, and how texts are tokenized and embedded
-encoder/      a Hugging Face folder: config.json, model.safetensors, tokenizer; absent in XR-Linear alone
+encoder/      a Hugging Face folder: config.json, model.safetensors, tokenizer, and what sentence-transformers needs;
+              absent in XR-Linear alone
 ranker/       an XLinearModel folder of PECOS; absent in an encoder alone
 tfidf/        json + npz; absent where the features came with the data set
 labels.txt    a name a line, in the order of the ranker's columns
@@ -63,8 +64,10 @@ def save_model(
     with replace_folder(folder) as tmp:
         if module is not None:
             from xrt_jax.encoders.huggingface import save_encoder
+            from xrt_jax.encoders.sentence_transformers import save_modules
 
             save_encoder(tmp / "encoder", module, encoder, tokenizer_folder=tokenizer_folder)
+            save_modules(tmp / "encoder", module, encoder, truncate_length=settings["truncate_length"])
         if ranker is not None:
             ranker_folder.save_ranker(tmp / "ranker", ranker)
         if tfidf is not None:

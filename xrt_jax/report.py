@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
@@ -17,6 +18,14 @@ from xrt_jax.processes import doing, is_first
 from xrt_jax.scalars import Scalars
 
 logger = logging.getLogger("xrt_jax")
+
+
+@dataclass
+class _Shown:
+    bars: bool = True
+
+
+_shown = _Shown()
 
 
 def set_up_logging() -> None:
@@ -45,8 +54,19 @@ def progress(total: int, desc: str) -> tqdm:
         leave=True,
         ncols=100,
         file=sys.stderr,
-        disable=not is_first(),
+        disable=not (is_first() and _shown.bars),
     )
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """No progress bars and nothing on standard output inside the block; log lines and warnings stay."""
+    before, _shown.bars = _shown.bars, False
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            yield
+    finally:
+        _shown.bars = before
 
 
 def tell_error(error: Exception, workdir: str | None) -> None:

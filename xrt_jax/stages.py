@@ -87,7 +87,7 @@ def software() -> dict[str, str | int]:
 
 
 def load_data(config: ConfigDict, workdir: Path) -> Dataset:
-    """The data set of config.data.dir, or the embedded corpus, with a test split."""
+    """The data set of config.data.dir, or the embedded corpus; with a test split if config.data.has_test."""
     folder = config.data.dir or build_docstring_dataset(
         workdir / "data",
         sources=list(config.docstrings.sources) or None,
@@ -103,8 +103,12 @@ def load_data(config: ConfigDict, workdir: Path) -> Dataset:
         relevance=config.data.relevance or None,
         matches=config.data.matches or None,
     )
-    if dataset.tst is None:
-        raise ValueError(f"{folder} has no test split: add Y.tst.npz and X.tst.txt (or .npz, .npy)")
+    if not config.data.has_test:
+        dataset = dataset._replace(tst=None)
+    elif dataset.tst is None:
+        raise ValueError(
+            f"{folder} has no test split: add Y.tst.npz and X.tst.txt (or .npz, .npy), or set data.has_test to False"
+        )
     Z = load_label_features(config)
     for name in ("preliminary_tree", "refined_tree"):
         for key in ("embedding", "meta_embedding") if name in config else ():
@@ -192,9 +196,12 @@ def ranker_levels(config: ConfigDict, trn: Split) -> list[int]:
 
 
 def make_features(config: ConfigDict, dataset: Dataset, workdir: Path):
-    """(tfidf or None, X_trn, X_tst): the data set's own features, or TF-IDF fitted on the training texts."""
+    """(tfidf or None, X_trn, X_tst): the data set's own features, or TF-IDF fitted on the training texts.
+
+    X_tst is None without a test split.
+    """
     if dataset.trn.X is not None:
-        return None, dataset.trn.X, dataset.tst.X
+        return None, dataset.trn.X, dataset.tst and dataset.tst.X
     folder = workdir / "tfidf"
     if folder.is_dir() and (workdir / "X.trn.npz").exists():
         tfidf, X_trn = load_tfidf(folder), load_npz(workdir / "X.trn.npz")
@@ -202,7 +209,7 @@ def make_features(config: ConfigDict, dataset: Dataset, workdir: Path):
         tfidf, X_trn = fit_tfidf(dataset.trn.texts, **config.tfidf)
         save_tfidf(folder, tfidf)
         save_npz(workdir / "X.trn.npz", X_trn)
-    return tfidf, X_trn, features_of(dataset.tst, tfidf)
+    return tfidf, X_trn, dataset.tst and features_of(dataset.tst, tfidf)
 
 
 def features_of(split: Split, tfidf):

@@ -28,7 +28,7 @@ from xrt_jax.encoder_start import (
 )
 from xrt_jax.encoders.flops import matmul_ceiling
 from xrt_jax.encoders.huggingface import count_parameters, load_tokenizer
-from xrt_jax.header import model_card, print_header
+from xrt_jax.header import config_card, print_header
 from xrt_jax.levels import FINE_TUNING, needs_beam, needs_embeddings, plan_levels, uses_concat
 from xrt_jax.matcher.concat import join_beams, train_concat
 from xrt_jax.matcher.finetune import Padding, embed, fine_tune, make_scorer, number_of_steps
@@ -58,7 +58,10 @@ from xrt_jax.xlinear.predict import predict, root_beam
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
-    """Trains XR-Transformer (and XR-Linear beside it), prints the test table and returns what metrics.json holds."""
+    """Trains XR-Transformer (and XR-Linear beside it), prints the test table and returns what metrics.json holds.
+
+    Without a test split (config.data.has_test) there is neither table nor XR-Linear beside it.
+    """
     start()
     workdir = open_together(config, Path(workdir))
     report = Report(workdir, counters=compilations)
@@ -93,7 +96,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
 
     # ------------------------------------------------- XR-Linear, to compare
     predictions = {}
-    if config.xr_linear:
+    if config.xr_linear and tst:
         with report.stage("xr_linear"):
             linear = rank(config, workdir / "xr_linear", lambda: X_trn, trn, ranker_chain)
             if is_first():
@@ -102,7 +105,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     Y_trn = aggregate_labels(trn.Y, chain)
     Y_dev = aggregate_labels(dev.Y, chain) if dev else [None] * len(chain)
     if is_first() and any(uses_concat(level_settings, level) for level in range(len(level_settings))):
-        X = {"trn": X_trn, "tst": X_tst, **({"dev": features_of(dev, tfidf)} if dev else {})}
+        X = {"trn": X_trn, "tst": X_tst, "dev": dev and features_of(dev, tfidf)}
 
     # ------------------------------- step 2: fine-tuning, from easy to hard
     with report.stage("encoder"):
@@ -232,14 +235,15 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     # ------------ step 3: refined tree and linear ranker on [X | embedding]
     ranker = None
     if not config.only_encoder:
-        with report.stage("embed_test"):
-            emb_tst = embed_once(
-                workdir / "embeddings.tst.npy", module, encoder, tokens["tst"], mesh=mesh, padding=padding
-            )
+        if tst:
+            with report.stage("embed_test"):
+                emb_tst = embed_once(
+                    workdir / "embeddings.tst.npy", module, encoder, tokens["tst"], mesh=mesh, padding=padding
+                )
         with report.stage("ranker"):
             joined = lambda: join_features(X_trn, emb_trn)  # noqa: E731
             ranker = rank(config, workdir / "xr_transformer", joined, trn, ranker_chain)
-            if is_first():
+            if is_first() and tst:
                 predictions["xr_transformer"] = predict(ranker, join_features(X_tst, emb_tst), progress=progress)
     if not is_first():
         from_first()
@@ -256,11 +260,11 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
         ranker=ranker,
         tfidf=tfidf if ranker else None,
         labels=dataset.label_names,
-        card=model_card("XR-Transformer", dataset, metrics),
+        card=config_card(config, dataset, metrics),
     )
     result = {**{name: percent(values) for name, values in metrics.items()}, "seconds": report.seconds()}
     write_json(workdir / "metrics.json", result)
-    if predictions:  # an encoder fine-tuned on upper levels alone ranks no labels
+    if predictions:  # none without a test split; an encoder fine-tuned on upper levels alone ranks no labels
         shown = levels if ranker is None else [level.C.shape[0] for level in ranker]
         save_report("XR-Transformer", workdir, report, dataset, metrics, predictions, shown)
         print(f"\n{format_table(metrics)}\n\nreport:       {workdir / 'report.html'}", end="")

@@ -10,7 +10,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from xrt_jax.disk import read_json, write_json
-from xrt_jax.header import model_card, print_linear_header
+from xrt_jax.header import config_card, print_linear_header
 from xrt_jax.metrics import format_table, precision_recall
 from xrt_jax.model import save_model
 from xrt_jax.processes import from_first, is_first
@@ -30,7 +30,10 @@ from xrt_jax.xlinear.predict import predict
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
-    """Trains XR-Linear, prints the test table and returns what metrics.json holds."""
+    """Trains XR-Linear, prints the test table and returns what metrics.json holds.
+
+    Without a test split (config.data.has_test) there is no table.
+    """
     join_ranks()
     workdir = open_together(config, Path(workdir))
     report = Report(workdir)
@@ -60,22 +63,25 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
         return read_json(workdir / "metrics.json")
 
     # ------------------------------------------------ metrics and model
-    with report.stage("predict"):
-        predictions = {"xr_linear": predict(ranker, X_tst, progress=progress)}
-    metrics = {"xr_linear": precision_recall(dataset.tst.Y, predictions["xr_linear"], 10)}
+    predictions = {}
+    if dataset.tst:
+        with report.stage("predict"):
+            predictions["xr_linear"] = predict(ranker, X_tst, progress=progress)
+    metrics = {name: precision_recall(dataset.tst.Y, P, 10) for name, P in predictions.items()}
     save_model(
         workdir / "model",
         settings={"model": "xr_linear", "normalize": config.data.normalize},
         ranker=ranker,
         tfidf=tfidf,
         labels=dataset.label_names,
-        card=model_card("XR-Linear", dataset, metrics),
+        card=config_card(config, dataset, metrics),
     )
-    result = {"xr_linear": percent(metrics["xr_linear"]), "seconds": report.seconds()}
+    result = {**{name: percent(values) for name, values in metrics.items()}, "seconds": report.seconds()}
     write_json(workdir / "metrics.json", result)
-    save_report("XR-Linear", workdir, report, dataset, metrics, predictions, [level.C.shape[0] for level in ranker])
-    print(
-        "\n" + format_table(metrics) + f"\n\nmodel folder: {workdir / 'model'}\nreport:       {workdir / 'report.html'}"
-    )
+    if predictions:
+        levels = [level.C.shape[0] for level in ranker]
+        save_report("XR-Linear", workdir, report, dataset, metrics, predictions, levels)
+        print(f"\n{format_table(metrics)}\n\nreport:       {workdir / 'report.html'}", end="")
+    print(f"\nmodel folder: {workdir / 'model'}")
     from_first()
     return result

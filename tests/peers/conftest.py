@@ -76,3 +76,13 @@ def pecos(tmp_path_factory):
     peer = Peer(tmp_path_factory.mktemp("pecos"))
     yield peer
     peer.close()
+
+
+@pytest.fixture(scope="session")
+def sentence_transformers():
+    """The peers' python, if it has sentence-transformers too; else the test is skipped."""
+    python = peers_python()
+    found = subprocess.run([python, "-c", "import sentence_transformers"], capture_output=True, check=False)
+    if found.returncode:
+        pytest.skip("the peers' python has no sentence-transformers")
+    return python

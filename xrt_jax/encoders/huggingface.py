@@ -233,16 +233,20 @@ def save_encoder(folder: str | Path, module: nn.Module, params: dict, *, tokeniz
     tensors = {module.tensor_name(path): _torch_oriented(a, path) for path, a in flatten_dict(params).items()}
     with replace_file(folder / "model.safetensors") as path:
         path.write_bytes(save(tensors, {"format": "pt"}))  # its save_file would hide the file from other users
-    for name in _TOKENIZER_FILES:
-        if (tokenizer_folder / name).is_file() and tokenizer_folder.resolve() != folder.resolve():
-            with replace_file(folder / name) as path:
-                shutil.copyfile(tokenizer_folder / name, path)
+    for file in tokenizer_files(tokenizer_folder) if tokenizer_folder.resolve() != folder.resolve() else []:
+        with replace_file(folder / file.name) as path:
+            shutil.copyfile(file, path)
     write_json(folder / "config.json", module.to_config())
 
 
 def _torch_oriented(array: jax.Array, path: tuple[str, ...]) -> np.ndarray:
     array = np.asarray(array)
     return np.ascontiguousarray(array.T if path[-1] == "kernel" else array)
+
+
+def tokenizer_files(folder: str | Path) -> list[Path]:
+    """The tokenizer's files in a folder."""
+    return [Path(folder) / name for name in _TOKENIZER_FILES if (Path(folder) / name).is_file()]
 
 
 # ---- tokenizer ------------------------------------------------------------------------------------------------------
