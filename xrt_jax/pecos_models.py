@@ -32,6 +32,8 @@ ENCODER_CLASSES = {
     "distilbert": ("DistilBertForXMC", "cls"),
     "xlnet": ("XLNetForXMC", "summary"),
 }
+# What an encoder folder has for sentence-transformers, beside folders (encoders/sentence_transformers.py).
+SENTENCE_TRANSFORMERS = ("modules.json", "sentence_bert_config.json")
 HEAD_STAYS = "the fine-tuning head (text_model, a pickle) is left out: predictions do not need it"
 FEATURES_STAY = (
     "features of the texts are to be given (--features): PECOS keeps its vectorizer elsewhere, if it has one"
@@ -188,6 +190,8 @@ def write_matcher(folder: Path, encoder: Path, param: dict) -> None:
     for name in ("text_encoder", "text_tokenizer"):
         (folder / name).mkdir()
     for path in encoder.iterdir():
+        if path.is_dir() or path.name in SENTENCE_TRANSFORMERS:
+            continue
         is_model = path.name == "config.json" or path.suffix == ".safetensors"
         shutil.copyfile(path, folder / ("text_encoder" if is_model else "text_tokenizer") / path.name)
     config = read_json(encoder / "config.json") | {"architectures": [param["text_encoder"]]}
