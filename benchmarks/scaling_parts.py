@@ -150,7 +150,7 @@ def save_model(folder: Path, levels, stores, problems, jobs) -> None:
 
 def measure(data: Path, nr_splits: int, max_leaf_size: int) -> dict:
     """{"sizes": of the data, "stages": measured, "model": of the cost, "base": bytes of memory, "disk": bytes/s}."""
-    kernels, _ = timed(load_kernels, Features(sp.csr_matrix((1, 1), dtype=np.float32), None))  # numba's cache is filled
+    kernels, _ = timed(load_kernels, True, False)  # numba's cache is filled
     base = peak_memory()
     read, (X, _, Y) = timed(load_split, data, "trn")
     n, L, X = X.shape[0], Y.shape[1], Features(X, None)

@@ -76,8 +76,15 @@ def test_its_arguments_mean_the_same(name, remat, calls):
     assert calls
     np.testing.assert_allclose(fused_hidden[mask], hidden[mask], atol=1e-5)
     np.testing.assert_allclose(fused_pooled, pooled, atol=1e-5)
-    for a, b in zip(jax.tree.leaves(fused_gradient), jax.tree.leaves(gradient), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5 * max(1, abs(b).max()))
+    leaves = jax.tree_util.tree_leaves_with_path(gradient)
+    for a, (path, b) in zip(jax.tree.leaves(fused_gradient), leaves, strict=True):
+        if [key.key for key in path[-2:]] == [
+            "key",
+            "bias",
+        ]:  # which has no influence: rounding of larger terms is left
+            assert max(abs(a).max(), abs(b).max()) < 1e-4
+        else:
+            np.testing.assert_allclose(a, b, atol=1e-5 * max(1, abs(b).max()))
 
 
 def test_windows_that_leave_tokens_out_are_xlas(calls):

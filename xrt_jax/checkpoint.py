@@ -36,6 +36,7 @@ def quiet_orbax() -> None:
     It prints an error of a thread of its own with pages of tracebacks, once for each thread that waits for it; and
     writes that end after the first one failed find that their event loop is closed.
     """
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of writes that failed beside the one that is told
     logging.getLogger("absl").addFilter(lambda record: "_SignalingThread.run() raised" not in str(record.msg))
     tell = sys.unraisablehook
 

@@ -262,10 +262,13 @@ def rank(config: ConfigDict, folder: Path, make_X, trn: Split, chain=None):
     """
     if not from_first((folder / "ranker").is_dir()):
         shared = shared_folder(folder.with_name(f"{folder.name}.shared"))
-        X = Features(*share(shared, "X", lambda: as_features(make_X())))
-        if is_first():  # the others find them compiled
-            load_kernels(X, progress)
-        from_first()
+        X = as_features(make_X()) if is_first() else None
+        kinds = from_first([part is not None for part in X or ()])
+        if not is_first():  # while the first writes its features
+            load_kernels(*kinds)
+        X = Features(*share(shared, "X", lambda: X))
+        if is_first():
+            load_kernels(*kinds, progress)
         given: dict = {"matching": ()}  # what the others have not, and need not
         if is_first():
             given = {"R": trn.relevance}

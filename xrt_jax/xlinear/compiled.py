@@ -10,14 +10,14 @@ from xrt_jax.xlinear.predict import predict
 from xrt_jax.xlinear.train import train_ranker
 
 
-def load_kernels(X: Features, progress=None) -> None:
-    """Cluster, train and predict on a tiny problem with features of the same kinds as X.
+def load_kernels(has_sparse: bool, has_dense: bool, progress=None) -> None:
+    """Cluster, train and predict on a tiny problem with features that have these parts.
 
     progress: called as progress(total, description).
     """
     # Leaf clusters hold a sixteenth of the instances, so that their rows are copied, as most are in real problems.
     sparse = sp.csr_matrix(np.tile(np.eye(8, 4, dtype=np.float32), (4, 1)))
-    tiny = Features(X.sparse if X.sparse is None else sparse, X.dense if X.dense is None else sparse.toarray())
+    tiny = Features(sparse if has_sparse else None, sparse.toarray() if has_dense else None)
     Y = sp.csr_matrix(np.eye(32, dtype=np.float32))
     bar = progress(3, "compiled code") if progress else None
     done = bar.update if bar else lambda n: None
