@@ -3,7 +3,7 @@
     xrt-jax train --config=configs/xlinear.py --config.data.dir=data/books --workdir=runs/books
     python -m xrt_jax.main --config=configs/demo.py --workdir=runs/demo [--config.section.field=value …]
 
-configs/default.py explains all fields. The same command goes on with a run that was broken off.
+xrt_jax/default_config.py explains all fields. The same command goes on with a run that was broken off.
 """
 
 import importlib

@@ -4,7 +4,6 @@ Every stage writes its result to the work directory, whole or not at all, and ta
 """
 
 import importlib.metadata
-import json
 import platform
 import secrets
 import shutil
@@ -64,7 +63,7 @@ def open_together(config: ConfigDict, workdir: Path) -> Path:
     token = from_first(token)
     sees = path.is_file() and path.read_text() == token
     about = {"host": socket.gethostname(), "sees": sees, "config": to_json(config), "software": software()}
-    of_all = json.loads(json.dumps(from_each(about)))
+    of_all = from_each(about)
     if is_first():
         path.unlink()
     for number, other in enumerate(of_all):
