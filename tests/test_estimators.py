@@ -24,6 +24,7 @@ from sklearn.utils.estimator_checks import check_estimator, parametrize_with_che
 from toy import NR_LABELS, toy_split
 
 from xrt_jax import XRLinearClassifier, XRTransformerClassifier
+from xrt_jax.calibration import Calibration, save_calibration
 from xrt_jax.estimators import are_texts, checked_texts
 from xrt_jax.metrics import precision_recall
 from xrt_jax.model import rank_texts
@@ -198,6 +199,17 @@ def test_a_model_on_features_saved_and_loaded(tmp_path):
     model.save(tmp_path / "m")
     again = XRLinearClassifier.load(tmp_path / "m")
     assert again.n_features_in_ == 3 and (again.predict(X) == model.predict(X)).all()
+
+
+def test_a_calibration_stays_with_the_model(linear, tmp_path):
+    linear.save(tmp_path / "m")
+    found = Calibration("platt", [], [], [1.5, -0.25], True, [], 80)
+    save_calibration(tmp_path / "m", found)
+    again = XRLinearClassifier.load(tmp_path / "m")
+    again.save(tmp_path / "n")
+    assert XRLinearClassifier.load(tmp_path / "n").model_.calibration == found
+    linear.save(tmp_path / "n")  # another model: the calibration was not its
+    assert not (tmp_path / "n/calibration.json").exists()
 
 
 def test_commands_take_the_folder(linear, tmp_path):

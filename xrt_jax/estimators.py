@@ -58,7 +58,7 @@ _SHORT_RUN = {
     "matcher.score_test": False,
     "ranker.negative_sampling": "tfn+man",
 }
-_MODEL_PARTS = ("config.json", "labels.txt", "encoder", "ranker", "tfidf")
+_MODEL_PARTS = ("config.json", "labels.txt", "encoder", "ranker", "tfidf", "calibration.json", "calibration.html")
 
 
 class _Ranker(ModelHubMixin, ClassifierMixin, BaseEstimator):
@@ -200,6 +200,7 @@ class _Ranker(ModelHubMixin, ClassifierMixin, BaseEstimator):
                 tfidf=model.tfidf,
                 labels=model.labels,
                 card=self.card_,
+                calibration=model.calibration,
                 **encoder,
             )
 

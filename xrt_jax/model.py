@@ -19,7 +19,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from xrt_jax import __version__
-from xrt_jax.calibration import Calibration, load_calibration, predict_probabilities
+from xrt_jax.calibration import Calibration, load_calibration, predict_probabilities, save_calibration
 from xrt_jax.data.folders import read_lines
 from xrt_jax.data.tfidf import Tfidf, load_tfidf, save_tfidf, transform
 from xrt_jax.data.tokens import tokenize
@@ -59,9 +59,12 @@ def save_model(
     module=None,
     encoder=None,
     tokenizer_folder=None,
+    calibration: Calibration | None = None,
 ) -> None:
     """Writes a model folder, whole or not at all. settings: what config.json holds; encoder: module's parameters."""
     with replace_folder(folder) as tmp:
+        if calibration is not None:
+            save_calibration(tmp, calibration)
         if module is not None:
             from xrt_jax.encoders.huggingface import save_encoder
             from xrt_jax.encoders.sentence_transformers import save_modules
