@@ -11,6 +11,7 @@ Two places to fit, which go together:
 A model folder keeps both in calibration.json, as plain numbers.
 """
 
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -168,6 +169,24 @@ def save_calibration(folder: str | Path, calibration: Calibration) -> None:
     write_json(Path(folder) / FILE, calibration._asdict())
 
 
+def _are_numbers(values, length: int | None = None) -> bool:
+    """Whether it is a list of finite numbers, of that length."""
+    if not isinstance(values, list) or length not in (None, len(values)):
+        return False
+    return all(isinstance(value, int | float) and abs(value) <= sys.float_info.max for value in values)
+
+
+def _is_sound(calibration: Calibration) -> bool:
+    method, scores, points, sigmoid, *_, levels, documents = calibration
+    if method == "isotonic":
+        fits = _are_numbers(scores) and scores and scores == sorted(scores) and _are_numbers(points, len(scores))
+    else:
+        fits = _are_numbers(sigmoid, 2)
+    return bool(fits and isinstance(levels, list) and all(_are_numbers(level, 2) for level in levels)) and isinstance(
+        documents, int
+    )
+
+
 def load_calibration(folder: str | Path, nr_levels: int) -> Calibration | None:
     """The calibration of a model folder, None where there is none; ValueError if it does not fit so many levels."""
     path = Path(folder) / FILE
@@ -177,6 +196,8 @@ def load_calibration(folder: str | Path, nr_levels: int) -> Calibration | None:
     if not isinstance(fields, dict) or fields.keys() != set(Calibration._fields) or fields["method"] not in METHODS:
         raise ValueError(f"{path} is no calibration of this version: delete it, or run xrt-jax calibrate again")
     calibration = Calibration(**fields)
+    if not _is_sound(calibration):
+        raise ValueError(f"{path} holds values that no calibration has: delete it, or run xrt-jax calibrate again")
     if len(calibration.levels) not in (0, nr_levels):
         raise ValueError(
             f"{path} is of a model with {len(calibration.levels)} levels, this one has {nr_levels}: run xrt-jax "

@@ -66,11 +66,10 @@ def settle(key: str, value, reference):
     kind = type(reference[0]) if reference else str
     try:
         settled = tuple(kind(entry) for entry in value)
-    except (TypeError, ValueError):
-        settled = None
-    if settled is None or (
-        kind is int and any(entry != float(given) for entry, given in zip(settled, value, strict=True))
-    ):
+        fits = kind is not int or all(entry == float(given) for entry, given in zip(settled, value, strict=True))
+    except (TypeError, ValueError, OverflowError):
+        fits = False
+    if not fits:
         raise ValueError(f"config field {key!r} takes {kind.__name__} values separated by commas, not {value!r}")
     return settled
 

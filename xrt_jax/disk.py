@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,11 +96,36 @@ def write_json(path: str | Path, value) -> None:
 
 
 def read_json(path: str | Path):
-    """Reads JSON; ValueError names the file where it is not JSON."""
+    """Reads JSON; ValueError names the file where it is not JSON, or nested deeper than Python reads."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}): restore it or start in another folder") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON ({first_line(error)}): restore it or start in another folder") from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def most_unpacked(nr_bytes: int) -> int:
+    """Bytes to which a packed file of nr_bytes may unpack: far more than texts and matrices do, and no bomb does."""
+    return 16 * 2**20 + 50 * nr_bytes
+
+
+def check_archive(archive: zipfile.ZipFile, nr_bytes: int) -> None:
+    """ValueError for a zip file of nr_bytes that unpacks to far more, holds a name twice or is packed in other ways.
+
+    numpy, scipy and torch store or deflate.
+    """
+    members = archive.infolist()
+    if len({member.filename for member in members}) < len(members):
+        raise ValueError("it holds a name twice")
+    if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+        raise ValueError("it is packed in another way than stored or deflated")
+    unpacked = sum(member.file_size for member in members)
+    if unpacked > most_unpacked(nr_bytes):
+        raise ValueError(f"its {nr_bytes} bytes would unpack to {unpacked}: if that is right, store it uncompressed")
 
 
 def clear_unfinished(workdir: str | Path) -> None:

@@ -28,6 +28,8 @@ from xrt_jax.sparse import Features, as_features, normalize_rows
 from xrt_jax.xlinear import folder as ranker_folder
 from xrt_jax.xlinear.predict import predict as predict_ranker
 
+MODELS = ("xr_transformer", "xr_linear", "encoder")
+
 
 class TextEncoder(NamedTuple):
     """The fine-tuned encoder of an XR-Transformer."""
@@ -86,6 +88,10 @@ def load_model(folder: str | Path, *, dtype=None) -> Model:
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is not a model folder of xrt_jax: no config.json")
     settings = read_json(folder / "config.json")
+    if not isinstance(settings, dict) or settings.get("model") not in MODELS:
+        raise ValueError(
+            f"{folder / 'config.json'} is not of a model folder of xrt_jax: no model of {', '.join(MODELS)}"
+        )
     ranker = ranker_folder.load_ranker(folder / "ranker") if settings["model"] != "encoder" else None
     return Model(
         settings=settings,

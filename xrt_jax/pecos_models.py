@@ -76,7 +76,8 @@ def kind_of(folder: Path) -> str:
     """The name of PECOS's class of model that the folder holds."""
     path = folder / "param.json"
     param = read_object(path)
-    name = str((param.get("__meta__") or param).get("class_fullname", param.get("model")))
+    meta = param.get("__meta__")
+    name = str((meta if isinstance(meta, dict) and meta else param).get("class_fullname", param.get("model")))
     for kind in ("XLinearModel", "XTransformer", "TransformerMatcher"):
         if name.endswith(kind):
             return kind
@@ -112,7 +113,8 @@ def load_matcher(folder: Path) -> tuple[dict, dict]:
     module, params = load_encoder(folder / "text_encoder", pooling=pooling)
     path = folder / "param.json"
     param = read_object(path) if path.is_file() else {}  # PECOS does without it too
-    length = (param.get("pred_params") or {}).get("truncate_length", 128)
+    pred = param.get("pred_params") or {}
+    length = pred.get("truncate_length", 128) if isinstance(pred, dict) else None
     if not isinstance(length, int) or not 2 < length <= module.max_positions:
         raise ValueError(f"{path}: truncate_length is {length}: this encoder takes 3 to {module.max_positions} tokens")
     settings = {"pooling": pooling, "truncate_length": length, **PASSES}

@@ -4,6 +4,7 @@ Features of n rows are a sparse part (TF-IDF) and a dense part (embeddings) side
 dense part is never stored as CSR entries. Compiled code sees both parts as plain arrays (`feature_arrays`).
 """
 
+import math
 import mmap
 import zipfile
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -16,7 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 from numba import njit
 
-from xrt_jax.disk import forget_stale_code, replace_file
+from xrt_jax.disk import check_archive, first_line, forget_stale_code, replace_file
 
 forget_stale_code(Path(__file__).parent)  # every module with compiled code imports this one
 
@@ -24,6 +25,8 @@ forget_stale_code(Path(__file__).parent)  # every module with compiled code impo
 MAX_COLUMNS = 2**31 - 2
 # New pages are slow: only an array of so many bytes is worth them (empty_room).
 LARGE_ROOM = 4 * 2**20
+# A file whose matrix has more rows (or columns, where these are pointed at) must have entries to match.
+MOST_EMPTY = 2**26
 CACHE_LINE = 64  # bytes
 
 
@@ -415,20 +418,40 @@ def write_csc_npz(path, shape: tuple[int, int], indptr: np.ndarray, indices, dat
                     file.write(block)
 
 
-def read_array(file) -> np.ndarray:
-    """The array of a .npy stream, which must end with it: only then is the checksum of a packed one compared."""
+def check_npy(file, nr_bytes: int) -> None:
+    """ValueError unless a .npy stream of nr_bytes has as many as its header promises: reading allocates these first."""
+    try:
+        version = np.lib.format.read_magic(file)
+        of_version = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, _, dtype = of_version[version](file)
+    except Exception as error:  # Python's tokenizer and parser, which numpy takes, raise all kinds
+        raise ValueError(f"no header of numpy's: {first_line(error)}") from None
+    promised, follow = math.prod(shape) * dtype.itemsize, nr_bytes - file.tell()
+    if min(shape, default=0) < 0 or promised > follow:
+        raise ValueError(f"its header promises {promised} bytes, but {max(follow, 0)} follow")
+    file.seek(0)
+
+
+def read_array(file, nr_bytes: int) -> np.ndarray:
+    """The array of a .npy stream of nr_bytes.
+
+    The stream must end with it: only then is the checksum of a packed one compared.
+    """
+    check_npy(file, nr_bytes)
     array = np.lib.format.read_array(file, allow_pickle=False)
     if file.read(1):
         raise ValueError("there is more than its header says")
     return array
 
 
-def _read_arrays(path) -> dict[str, np.ndarray]:
+def read_arrays(path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file; errors of all kinds where it is damaged. Nothing is unpickled."""
     with zipfile.ZipFile(path) as archive:
+        check_archive(archive, Path(path).stat().st_size)
         arrays = {}
-        for name in archive.namelist():
-            with archive.open(name) as file:
-                arrays[name.removesuffix(".npy")] = read_array(file)
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                arrays[member.filename.removesuffix(".npy")] = read_array(file, member.file_size)
         return arrays
 
 
@@ -436,6 +459,11 @@ def _sparse_shape(shape: np.ndarray) -> tuple[int, int]:
     if shape.shape != (2,) or shape.dtype.kind not in "iu" or min(shape.tolist()) < 0:
         raise ValueError(f"its shape is {shape.tolist()}, not two whole numbers")
     return tuple(shape.tolist())
+
+
+def _check_emptiness(nr_pointers: int, nr_stored: int) -> None:
+    if nr_pointers > MOST_EMPTY + 64 * nr_stored:
+        raise ValueError(f"{nr_pointers} rows or columns for {nr_stored} entries: drop the empty ones")
 
 
 def _from_arrays(arrays: dict[str, np.ndarray]) -> sp.spmatrix:
@@ -449,6 +477,7 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> sp.spmatrix:
         coords = arrays["coords"] if "coords" in arrays else (arrays["row"], arrays["col"])
         if any(axis.dtype.kind not in "iu" for axis in coords):
             raise ValueError("its rows and columns are no integers")
+        _check_emptiness(shape[0], data.size)
         return sp.coo_matrix((data, tuple(coords)), shape=shape).tocsr()
     if fmt not in ("csr", "csc"):
         raise ValueError(f"its format is {fmt!r}, not csr, csc or coo")
@@ -470,11 +499,22 @@ def load_npz(path) -> sp.spmatrix:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        A = _from_arrays(_read_arrays(path))
+        A = _from_arrays(read_arrays(path))
     except Exception as error:  # zipfile, zlib and numpy raise all kinds on a damaged file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"{path}: not a sparse matrix in scipy's npz format ({reason}); write it with scipy.sparse.save_npz"
+            f"{path}: not a sparse matrix in scipy's npz format ({first_line(error)}); write it with "
+            "scipy.sparse.save_npz"
         ) from error
     check_finite(A, path)
     return A
+
+
+def load_canonical(path, fmt: str) -> sp.spmatrix:
+    """The matrix of load_npz as canonical "csr" or "csc"."""
+    A = load_npz(path)
+    if A.format != fmt:
+        try:
+            _check_emptiness(A.shape[0] if fmt == "csr" else A.shape[1], A.nnz)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    return canonical(A, fmt, path)

@@ -25,12 +25,11 @@ import numpy as np
 import scipy.sparse as sp
 
 from xrt_jax.data.svmlight import parse_header, parse_svmlight
-from xrt_jax.disk import replace_file
+from xrt_jax.disk import first_line, most_unpacked, replace_file
 from xrt_jax.sparse import (
-    canonical,
     dense_float32,
     find_entries,
-    load_npz,
+    load_canonical,
     normalize_rows,
     read_array,
     row_ids,
@@ -83,9 +82,15 @@ def _unpacked(path: Path) -> Iterator[IO[bytes]]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """What is in the file, unpacked if it is .gz or .xz."""
+    """What is in the file, unpacked if it is .gz or .xz; ValueError where that is far more than texts unpack to."""
     with _unpacked(path) as file:
-        return file.read()
+        if path.suffix not in PACKERS:
+            return file.read()
+        most = most_unpacked(path.stat().st_size)
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"{path}: unpacks to more than {most} bytes, which texts do not; if it is right, unpack it")
+    return data
 
 
 def decode_lines(data: bytes, name: str | Path) -> list[str]:
@@ -107,9 +112,9 @@ def read_lines(path: Path) -> list[str]:
 def _load_dense(path: Path) -> np.ndarray:
     try:
         with open(path, "rb") as file:
-            array = read_array(file)
+            array = read_array(file, path.stat().st_size)
     except Exception as error:  # numpy raises all kinds on a damaged file
-        raise ValueError(f"{path}: not a 2-D array of numbers, written by numpy.save ({error})") from None
+        raise ValueError(f"{path}: not a 2-D array of numbers, written by numpy.save ({first_line(error)})") from None
     return dense_float32(array, path)
 
 
@@ -127,7 +132,7 @@ def _as_labels(Y: sp.csr_matrix, path: Path) -> sp.csr_matrix:
 
 def load_features(path: Path) -> sp.csr_matrix | np.ndarray:
     """Features, csr or ndarray float32 [n, d], of an .npz or .npy file; ValueError names the file."""
-    return canonical(load_npz(path), "csr", path) if path.suffix == ".npz" else _load_dense(path)
+    return load_canonical(path, "csr") if path.suffix == ".npz" else _load_dense(path)
 
 
 def _warn_of_unequal_norms(path: Path, X: sp.csr_matrix | np.ndarray) -> None:
@@ -201,7 +206,7 @@ def _load_split(Y_path: Path, text_path: Path | None, feature_path: Path | None)
         X, Y = parse_svmlight(read_bytes(Y_path), Y_path)
     else:
         X = load_features(feature_path) if feature_path else None
-        Y = canonical(load_npz(Y_path), "csr", Y_path)
+        Y = load_canonical(Y_path, "csr")
     Y = _as_labels(Y, Y_path)
     texts = _load_texts(text_path) if text_path else None
     for path, rows in ((feature_path, X is not None and X.shape[0]), (text_path, texts is not None and len(texts))):
@@ -216,7 +221,7 @@ def _load_split(Y_path: Path, text_path: Path | None, feature_path: Path | None)
 
 def _load_beside(path: Path, Y: sp.csr_matrix) -> sp.csr_matrix:
     """A matrix with a row for each of Y."""
-    A = canonical(load_npz(path), "csr", path)
+    A = load_canonical(path, "csr")
     if A.shape[0] != Y.shape[0]:
         raise ValueError(f"{path}: {A.shape[0]} rows, but {Y.shape[0]} training documents; it needs one row a document")
     return A
@@ -238,11 +243,15 @@ def _take(split: Split, rows: np.ndarray) -> Split:
     return Split(texts, *(None if part is None else part[rows] for part in split[1:]))
 
 
+def _is_row(word: str, nr_rows: int) -> bool:
+    return word.isdecimal() and len(word) < 20 and int(word) < nr_rows
+
+
 def _read_rows(path: Path, nr_rows: int) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of row numbers (paths count from the data folder)")
     lines = read_lines(path)
-    bad = next((n for n, line in enumerate(lines) if not line.strip().isdecimal() or int(line) >= nr_rows), None)
+    bad = next((n for n, line in enumerate(lines) if not _is_row(line.strip(), nr_rows)), None)
     if bad is not None:
         raise ValueError(f"{path}: line {bad + 1} is {lines[bad]!r}, not a row number from 0 to {nr_rows - 1}")
     rows = np.array([int(line) for line in lines], dtype=np.int64)

@@ -36,7 +36,9 @@ def parse_header(line: bytes) -> tuple[int, int, int] | None:
     words = line.removeprefix(BYTE_ORDER_MARK).split()
     if len(words) != 3 or not all(word.isdigit() for word in words):
         return None
-    return int(words[0]), int(words[1]), int(words[2])
+    # Python reads no number of thousands of digits; one of 20 is above LARGEST already
+    documents, features, labels = (int(word.lstrip(b"0")[:20] or b"0") for word in words)
+    return documents, features, labels
 
 
 # ---------------------------------------------------------------------------- tokens, compiled

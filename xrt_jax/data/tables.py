@@ -113,14 +113,14 @@ def _read_jsonl(name: str, data: bytes, names: list[str]) -> Table:
     for number, line in numbered:
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # also for numbers of thousands of digits
             row = None
         rows.append(row)
         if not isinstance(row, dict):
             bad.append(f"line {number} is no JSON object")
         elif not row.keys() >= set(names):
             bad.append(f"line {number} has no {', '.join(repr(key) for key in names if key not in row)}")
-    keys = next((", ".join(row) for row in rows if isinstance(row, dict)), "")
+    keys = next((", ".join(repr(key)[1:-1] for key in row) for row in rows if isinstance(row, dict)), "")
     _refuse(name, bad, f"the first object has the keys {keys}" if keys else "a line must be an object")
     places = [f"line {number}" for number, _ in numbered]
     return Table(name, places, {column: [row[column] for row in rows] for column in names})

@@ -1,19 +1,16 @@
 """TF-IDF features of texts: scikit-learn's TfidfVectorizer, kept on disk without pickle."""
 
 import json
-import zipfile
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
-from xrt_jax.disk import replace_file
+from xrt_jax.disk import first_line, read_json, replace_file
+from xrt_jax.sparse import read_arrays
 
-# What zip, zlib, numpy and JSON raise for a file that is not what its name says.
-UNREADABLE = (AttributeError, EOFError, KeyError, NotImplementedError, OSError, TypeError, ValueError)
-UNREADABLE += (zipfile.BadZipFile, zlib.error)
+SETTINGS = {"ngram_range", "min_df", "max_features", "sublinear_tf", "lowercase"}  # of scikit-learn's, what is fitted
 
 
 class Tfidf(NamedTuple):
@@ -103,12 +100,31 @@ def load_tfidf(folder: str | Path) -> Tfidf:
     for name in ("tfidf.json", "idf.npz"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder}: no {name}; is this the tfidf folder of a model?")
+    content = read_json(folder / "tfidf.json")
     try:
-        content = json.loads((folder / "tfidf.json").read_text(encoding="utf-8"))
         settings, vocabulary = content["settings"], content["vocabulary"]
+        _check_settings(settings, vocabulary)
         vectorizer = _make_vectorizer(settings, vocabulary=vocabulary)
-        with np.load(folder / "idf.npz", allow_pickle=False) as arrays:
-            vectorizer.idf_ = arrays["idf"]
-    except UNREADABLE as error:
-        raise ValueError(f"{folder}: tfidf.json and idf.npz cannot be used ({error}); save the model again") from None
+        idf = read_arrays(folder / "idf.npz")["idf"]
+        if idf.dtype.kind != "f" or not np.isfinite(idf).all():
+            raise ValueError("the weights are no finite numbers")
+        vectorizer.idf_ = idf
+    except Exception as error:  # zip, zlib, numpy and scikit-learn raise all kinds for a file that is not what it seems
+        reason = first_line(error)
+        raise ValueError(f"{folder}: tfidf.json and idf.npz cannot be used ({reason}); save the model again") from error
     return Tfidf(settings, vectorizer)
+
+
+def _check_settings(settings: dict, vocabulary: list[str]) -> None:
+    """ValueError for what fit_tfidf does not set: scikit-learn's vectorizer would open files by some settings."""
+    if not isinstance(settings, dict) or settings.keys() != SETTINGS:
+        raise ValueError(f"the settings must be {', '.join(sorted(SETTINGS))}")
+    shortest, longest = settings["ngram_range"]
+    if not (isinstance(shortest, int) and isinstance(longest, int) and 0 < shortest <= longest):
+        raise ValueError(f"ngram_range is {settings['ngram_range']!r}")
+    if not all(isinstance(settings[key], bool) for key in ("sublinear_tf", "lowercase")):
+        raise ValueError("sublinear_tf and lowercase must be true or false")
+    if not isinstance(vocabulary, list) or not all(isinstance(word, str) for word in vocabulary):
+        raise ValueError("the vocabulary must be a list of texts")
+    if len(set(vocabulary)) < len(vocabulary):
+        raise ValueError("the vocabulary holds an n-gram twice")

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from xrt_jax.disk import read_json, replace_file, write_json
+from xrt_jax.disk import first_line, read_json, replace_file, write_json
 from xrt_jax.encoders import ENCODERS
 from xrt_jax.encoders.attention import with_attention
 from xrt_jax.encoders.torch_file import load_torch_file
@@ -58,16 +58,17 @@ def load_encoder(
     """
     folder = _find_encoder_folder(name_or_folder)
     config = read_json(folder / "config.json")
-    encoder = ENCODERS.get(config.get("model_type"))
+    model_type = config.get("model_type") if isinstance(config, dict) else None
+    encoder = ENCODERS.get(model_type) if isinstance(model_type, str) else None
     if encoder is None:
         supported = ", ".join(sorted(ENCODERS))
-        raise ValueError(f"{folder}: model_type {config.get('model_type')!r} is not supported: one of {supported}")
+        raise ValueError(f"{folder}: model_type {model_type!r} is not supported: one of {supported}")
     options = {"pooling": pooling, "hidden_dropout": hidden_dropout, "attention_dropout": attention_dropout}
     options = {field: value for field, value in options.items() if value is not None}
     try:
         module = encoder.from_config(config, dtype=dtype, remat=remat, **options)
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from None
+    except Exception as error:  # values of other kinds than Hugging Face's fail in all ways
+        raise ValueError(f"{folder}: config.json: {first_line(error)}") from error
     module = with_attention(module, attention)
     tensors = {_plain_name(name, encoder.PREFIX): array for name, array in _read_tensors(folder).items()}
     return module, _params_from_tensors(module, tensors, folder=folder, seed=seed)
@@ -112,18 +113,31 @@ def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
         if whole.is_file():
             return _read_file(whole, read)
         if index.is_file():
-            shards = sorted(set(read_json(index)["weight_map"].values()))
+            shards = _shards(index)
             return {name: a for shard in shards for name, a in _read_file(folder / shard, read).items()}
     raise FileNotFoundError(f"{folder} has no weights: no model.safetensors and no pytorch_model.bin")
 
 
-def _read_file(path: Path, read) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
+def _shards(index: Path) -> list[str]:
+    """Names of the files that an index lists; they must lie beside it."""
+    content = read_json(index)
+    places = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(places, dict) or not all(
+        isinstance(name, str) and Path(name).name == name for name in places.values()
+    ):
+        raise ValueError(f"{index} holds no weight_map from tensors to files beside it")
+    return sorted(set(places.values()))
 
+
+def _read_file(path: Path, read) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file of weights")
+    if read is load_torch_file:
+        return read(path)
     try:
         return read(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+    except Exception as error:  # SafetensorError, and what NumPy raises for types that it has not
+        raise ValueError(f"{path} is damaged: {first_line(error)}") from error
 
 
 def _plain_name(name: str, prefix: str) -> str:
@@ -136,7 +150,18 @@ def _plain_name(name: str, prefix: str) -> str:
 
 
 def _params_from_tensors(module: nn.Module, tensors: dict, *, folder: Path, seed: int) -> dict:
-    shapes = _param_shapes(module)
+    longest = max((length for array in tensors.values() for length in array.shape), default=0)
+    nr_layers, size = module.num_layers, module.hidden_size
+    sizes_fit = isinstance(nr_layers, int) and isinstance(size, int) and nr_layers <= len(tensors) and size <= longest
+    if not sizes_fit:  # or tracing would not end
+        raise ValueError(
+            f"{folder}: config.json asks for {nr_layers!r} layers of size {size!r}, the weights are "
+            f"{len(tensors)} tensors of at most {longest} rows or columns"
+        )
+    try:
+        shapes = _param_shapes(module)
+    except Exception as error:  # values of other kinds than Hugging Face's fail in all ways
+        raise ValueError(f"{folder}: config.json makes no encoder: {first_line(error)}") from error
     names = {path: module.tensor_name(path) for path in shapes}
     missing = [path for path, name in names.items() if name not in tensors]
     absent = [names[path] for path in missing if path[0] != "pooler"]
@@ -144,10 +169,11 @@ def _params_from_tensors(module: nn.Module, tensors: dict, *, folder: Path, seed
         raise ValueError(f"{folder}: the weights lack {len(absent)} tensors, first {', '.join(absent[:3])}")
     if missing:
         _log.warning("%s has no pooler weights: drawn at random from seed %d", folder, seed)
-    params = _random_params({path: shapes[path] for path in missing}, seed)
-    for path in shapes.keys() - params.keys():
-        params[path] = jnp.asarray(_oriented(tensors[names[path]], path, shapes[path], f"{folder}: {names[path]}"))
-    return unflatten_dict(params)
+    given = {
+        path: jnp.asarray(_oriented(tensors[names[path]], path, shapes[path], f"{folder}: {names[path]}"))
+        for path in shapes.keys() - set(missing)
+    }
+    return unflatten_dict(given | _random_params({path: shapes[path] for path in missing}, seed))
 
 
 def _oriented(array: np.ndarray, path: tuple[str, ...], shape: tuple[int, ...], where: str) -> np.ndarray:
@@ -263,6 +289,6 @@ def load_tokenizer(name_or_folder: str | Path):
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise FileNotFoundError(f"{folder} has no tokenizer: no tokenizer.json and no vocabulary")
     try:
-        return AutoTokenizer.from_pretrained(str(folder), use_fast=True)
-    except (OSError, ValueError, ImportError) as error:
-        raise ValueError(f"{folder}: the tokenizer cannot be read: {str(error).strip().split(chr(10))[0]}") from None
+        return AutoTokenizer.from_pretrained(str(folder), use_fast=True, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises plain exceptions
+        raise ValueError(f"{folder}: the tokenizer cannot be read: {first_line(error)}") from error

@@ -184,10 +184,11 @@ class ModernBert(nn.Module):
             if kind in rope:
                 config = config | {key: rope[kind]["rope_theta"]}
         module = make_module(cls, config, _FIELD_OF_KEY, options)
-        layers = [
-            "full_attention" if i % module.global_every == 0 else "sliding_attention" for i in range(module.num_layers)
-        ]
-        if config.get("layer_types", layers) != layers:
+        kinds = config.get("layer_types")
+        if kinds is not None and (
+            len(kinds) != module.num_layers
+            or any((kind == "full_attention") != (i % module.global_every == 0) for i, kind in enumerate(kinds))
+        ):
             raise ValueError(
                 f"layer_types are not full attention at every {module.global_every}th layer: not supported"
             )

@@ -1,6 +1,8 @@
 """Tensors of a pytorch_model.bin, read without torch and without running anything that the file holds."""
 
+import io
 import pickle
+import pickletools
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -8,6 +10,9 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from xrt_jax.disk import check_archive, first_line
+
+_MOST_TUPLES = 20_000  # about four a tensor; as deep as so many can nest, Python's hash of them still ends
 _STORAGES = {
     "FloatStorage": np.dtype(np.float32),
     "DoubleStorage": np.dtype(np.float64),
@@ -30,13 +35,16 @@ def load_torch_file(path: Path | str) -> dict[str, np.ndarray]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            check_archive(archive, Path(path).stat().st_size)
             state = _read_state(archive)
     except zipfile.BadZipFile:
         raise ValueError(
             f"{path} is not a zip file of torch 1.6 or later: save it again with a newer torch, or as model.safetensors"
         ) from None
-    except (pickle.UnpicklingError, KeyError, EOFError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a plain state dict: {error}") from None
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # zipfile, pickle and numpy raise all kinds on a damaged file
+        raise ValueError(f"{path} is not a plain state dict: {first_line(error)}") from error
     if not isinstance(state, dict) or not all(isinstance(value, np.ndarray) for value in state.values()):
         raise ValueError(f"{path} is not a plain state dict: it must map names to tensors")
     return dict(state)
@@ -49,8 +57,20 @@ def _read_state(archive: zipfile.ZipFile):
     root = pickles[0].removesuffix("data.pkl")
     if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
         raise pickle.UnpicklingError("its numbers are not little-endian")
-    with archive.open(pickles[0]) as stream:
-        return _StateUnpickler(stream, archive, root).load()
+    data = archive.read(pickles[0])
+    _check_pickle(data)
+    return _StateUnpickler(io.BytesIO(data), archive, root).load()
+
+
+def _check_pickle(data: bytes) -> None:
+    """UnpicklingError or ValueError for what would take memory or stack out of proportion to its bytes."""
+    nr_tuples = 0
+    for opcode, argument, _ in pickletools.genops(data):  # which fails where a text or number is cut short
+        if opcode.name in ("PUT", "LONG_BINPUT") and argument > len(data):
+            raise pickle.UnpicklingError("it numbers its parts beyond its end")
+        nr_tuples += opcode.name.startswith("TUPLE")
+    if nr_tuples > _MOST_TUPLES:
+        raise pickle.UnpicklingError(f"it holds {nr_tuples} tuples, more than {_MOST_TUPLES}")
 
 
 class _StateUnpickler(pickle.Unpickler):

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from xrt_jax.disk import read_json, replace_folder, write_json
-from xrt_jax.sparse import canonical, load_npz, save_npz
+from xrt_jax.sparse import canonical, load_canonical, save_npz
 
 
 def per_level(key: str, values, depth: int) -> tuple:
@@ -115,14 +115,15 @@ def load_chain(path, *, nr_splits: int = 16, min_codes: int | None = None) -> li
         Chain, top first. FileNotFoundError or ValueError names what is wrong with the files.
     """
     if Path(path).is_file():
-        return complete_chain(load_npz(path), nr_splits=nr_splits, min_codes=min_codes)
+        return complete_chain(load_canonical(path, "csc"), nr_splits=nr_splits, min_codes=min_codes)
     config = Path(path) / "config.json"
     if not config.is_file():
         raise FileNotFoundError(f"{path}: no cluster chain here (config.json is missing)")
-    depth = read_json(config).get("len")
-    if not isinstance(depth, int):
+    content = read_json(config)
+    depth = content.get("len") if isinstance(content, dict) else None
+    if not isinstance(depth, int) or isinstance(depth, bool):
         raise ValueError(f'{config}: the key "len" with the number of levels is missing')
-    chain = [canonical(load_npz(Path(path) / f"C{t}.npz"), "csc") for t in range(depth)]
+    chain = [load_canonical(Path(path) / f"C{t}.npz", "csc") for t in range(depth)]
     check_chain(chain, str(path))
     return chain
 

@@ -5,13 +5,14 @@ ranker/param.json           depth and sizes
 ranker/{t}.model/           param.json, W.npz, C.npz of level t
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
 
 from xrt_jax.disk import read_json, replace_folder, write_json
-from xrt_jax.sparse import canonical, load_npz, save_npz
+from xrt_jax.sparse import canonical, load_canonical, save_npz
 from xrt_jax.tree.chain import check_fits
 from xrt_jax.xlinear.level import Level, Ranker
 
@@ -24,6 +25,8 @@ def _read_param(path: Path, keys: tuple[str, ...]) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; is this a PECOS XLinearModel folder?")
     content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no JSON object; is this a PECOS XLinearModel folder?")
     for key in keys:
         if key not in content:
             raise ValueError(f'{path}: the key "{key}" is missing')
@@ -81,28 +84,46 @@ def save_ranker(folder, ranker: Ranker) -> None:
         save_top(tmp, len(ranker), ranker[-1], nr_features)
 
 
+def _number(param: dict, key: str, path: Path) -> int | float:
+    """A finite number of param.json."""
+    value = param[key]
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
+        raise ValueError(f'{path}: "{key}" is {value!r}: it must be a number')
+    return value
+
+
+def _whole(param: dict, key: str, path: Path) -> int:
+    """A whole number of param.json, not below 0."""
+    value = _number(param, key, path)
+    if value < 0 or value != int(value):
+        raise ValueError(f'{path}: "{key}" is {value!r}: it must be a whole number from 0 on')
+    return int(value)
+
+
 def _load_level(folder: Path, is_first: bool) -> Level:
-    param = _read_param(folder / "param.json", ("bias", "nr_features", "nr_labels", "pred_kwargs"))
+    path = folder / "param.json"
+    param = _read_param(path, ("bias", "nr_features", "nr_labels", "pred_kwargs"))
     kwargs = param["pred_kwargs"]
-    if "only_topk" not in kwargs or "post_processor" not in kwargs:
-        raise ValueError(f'{folder / "param.json"}: pred_kwargs needs "only_topk" and "post_processor"')
-    W = canonical(load_npz(folder / "W.npz"), "csc")
+    if not isinstance(kwargs, dict) or "only_topk" not in kwargs or "post_processor" not in kwargs:
+        raise ValueError(f'{path}: pred_kwargs needs "only_topk" and "post_processor"')
+    W = load_canonical(folder / "W.npz", "csc")
     if is_first and not (folder / "C.npz").is_file():
         C = sp.csc_matrix(np.ones((W.shape[1], 1), np.float32))
     else:
-        C = canonical(load_npz(folder / "C.npz"), "csc")
-    bias = max(float(param["bias"]), 0.0)
-    expected = (param["nr_features"] + (bias > 0), C.shape[0])
+        C = load_canonical(folder / "C.npz", "csc")
+    bias = max(float(_number(param, "bias", path)), 0.0)
+    expected = (_whole(param, "nr_features", path) + (bias > 0), C.shape[0])
     if W.shape != expected:
         raise ValueError(f"{folder / 'W.npz'}: shape {W.shape}, but param.json and C.npz ask for {expected}")
-    return Level(W, C, bias, int(kwargs["only_topk"]), str(kwargs["post_processor"]))
+    return Level(W, C, bias, _whole(kwargs, "only_topk", path), str(kwargs["post_processor"]))
 
 
 def load_ranker(folder) -> Ranker:
     """Read a PECOS XLinearModel folder; FileNotFoundError or ValueError names the file that is missing or wrong."""
     folder = Path(folder)
     _read_param(folder / "param.json", ())
-    depth = _read_param(folder / "ranker" / "param.json", ("depth",))["depth"]
+    path = folder / "ranker" / "param.json"
+    depth = _whole(_read_param(path, ("depth",)), "depth", path)
     ranker = [_load_level(level_folder(folder, t), t == 0) for t in range(depth)]
     check_fits([level.C for level in ranker], str(folder))
     return ranker

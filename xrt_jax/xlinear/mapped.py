@@ -7,11 +7,13 @@ Nothing but the spans is read before a query needs it, and processes that map th
 permission is enough. The files are the same on every little-endian machine.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
 
-from xrt_jax.disk import fingerprint, read_json, replace_folder, write_json
+from xrt_jax.disk import fingerprint, first_line, read_json, replace_folder, write_json
+from xrt_jax.sparse import check_npy
 from xrt_jax.xlinear.chunks import CHILD, DTYPES, ENTRY, LINE, SLOT, START, Chunks
 from xrt_jax.xlinear.lanes import LANES
 from xrt_jax.xlinear.postprocess import parse
@@ -44,10 +46,13 @@ def _open_array(path: Path, dtype: np.dtype, shape: list[int]) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; save the mapped ranker again")
     try:
+        with open(path, "rb") as file:
+            check_npy(file, path.stat().st_size)
         # an empty array cannot be mapped
-        array = np.load(path, mmap_mode="r" if np.prod(shape) else None, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: cut short or no .npy file ({error}); save the mapped ranker again") from error
+        array = np.load(path, mmap_mode="r" if math.prod(shape) else None, allow_pickle=False)
+    except (ValueError, EOFError, OSError, OverflowError) as error:
+        reason = first_line(error)
+        raise ValueError(f"{path}: cut short or no .npy file ({reason}); save the mapped ranker again") from error
     if array.dtype != dtype or list(array.shape) != shape:
         found, expected = (f"{np.dtype(d).str} {list(s)}" for d, s in ((array.dtype, array.shape), (dtype, shape)))
         raise ValueError(f"{path}: holds {found}, but ranker.json asks for {expected}; save the mapped ranker again")
@@ -76,6 +81,8 @@ def _check_content(path: Path, array: np.ndarray, checksum: int) -> None:
 
 def _open_level(folder: Path, t: int, described: dict, verify: bool) -> PreparedLevel:
     names = Chunks._fields
+    if not len(described["shapes"]) == len(described["checksums"]) == len(names):
+        raise TypeError(f"a shape or checksum of level {t}")
     chunks = Chunks(
         *(
             _open_array(folder / f"{t}.{name}.npy", dtype, shape)
@@ -86,7 +93,12 @@ def _open_level(folder: Path, t: int, described: dict, verify: bool) -> Prepared
     if verify:
         for name, array, checksum in zip(names, chunks, described["checksums"], strict=True):
             _check_content(folder / f"{t}.{name}.npy", array, checksum)
-    parse(described["post_processor"])
+    if not all(isinstance(described[key], int) and described[key] >= 0 for key in SETTINGS[:3]):
+        raise TypeError(f"a number of level {t}")
+    try:
+        parse(described["post_processor"])
+    except ValueError as error:
+        raise TypeError(f"{error} of level {t}") from None
     return PreparedLevel(chunks, **{key: described[key] for key in SETTINGS})
 
 
@@ -106,5 +118,5 @@ def load_mapped(folder, *, verify: bool = False) -> list[PreparedLevel]:
         raise ValueError(f"{path}: not a mapped ranker of version {VERSION}; save the mapped ranker again")
     try:
         return [_open_level(Path(folder), t, level, verify) for t, level in enumerate(content["levels"])]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: {error} is missing or wrong; save the mapped ranker again") from error
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{path}: {first_line(error)} is missing or wrong; save the mapped ranker again") from error
