@@ -31,7 +31,8 @@ def get_config() -> ConfigDict:
     config.data.label_features = ""  # .npz or .npy [labels, columns], for the trees' embedding
     # Of the linear rankers; paths of these four count from data.dir. PECOS's --code-path, --rel-path and --usn-*-path.
     config.data.clusters = (
-        ""  # label tree in place of refined_tree: a folder C0.npz …, or .npz of leaves [labels, leaves]
+        ""  # label tree in place of XR-Linear's, or of XR-Transformer's preliminary one: a folder C0.npz …, or .npz of
+        # leaves [labels, leaves]; with fix_clustering it is the ranker's too
     )
     config.data.relevance = ""  # .npz [training texts, labels]: cost of each label of a text, with ranker.rel_mode
     config.data.matches = (
