@@ -69,3 +69,10 @@ def test_ceiling_is_of_large_products_of_the_type(dtype, monkeypatch):
     monkeypatch.setattr("time.perf_counter", lambda: next(ticks))
     # By this clock a measurement of two products takes half a second, whatever the machine: the smallest will do.
     assert matmul_ceiling(jnp.dtype(dtype)) == 2 * 512**3 * jax.device_count() / 0.25
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_no_texts_need_no_operations(name):
+    """Of a last, short batch, a process may have no text among its own rows."""
+    module, params, _ = encoder(name)
+    assert training_flops(forward_cost(module, params, 7), np.zeros(0, np.int64)) == 0

@@ -39,6 +39,7 @@ from xrt_jax.metrics import format_table, precision_recall
 from xrt_jax.model import join_features, save_model
 from xrt_jax.processes import are_several, first_then_others, from_first, is_first, start
 from xrt_jax.report import Report, progress
+from xrt_jax.sharing import write_array
 from xrt_jax.sparse import load_npz, save_npz
 from xrt_jax.stages import (
     build_tree,
@@ -217,9 +218,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
                     for name, beam in found.items():
                         save_npz(folder / f"beam.{name}.npz", beam)
                     if needs_embeddings(level_settings, level):
-                        save_array(folder / "embeddings.trn.npy", embeddings["trn"])
+                        write_array(folder / "embeddings.trn.npy", embeddings["trn"])
                     if level == len(level_settings) - 1 and "tst" in embeddings:  # no pass of its own then
-                        save_array(workdir / "embeddings.tst.npy", embeddings["tst"])
+                        write_array(workdir / "embeddings.tst.npy", embeddings["tst"])
                 checkpoint.mark_done(folder)
             for name in handed_on:
                 beams[name] = load_npz(folder / f"beam.{name}.npz")
@@ -304,7 +305,7 @@ def embed_once(path: Path, module, encoder, tokens, *, mesh, padding: Padding) -
     if not from_first(is_first() and path.exists()):
         emb_nd = embed(module, encoder, tokens, mesh=mesh, padding=padding, progress=progress)
         if is_first():
-            save_array(path, emb_nd)
+            write_array(path, emb_nd)
         from_first()
     return np.load(path)
 
@@ -320,12 +321,6 @@ def share_head(path: Path, start_own_head: Callable[[], dict[str, np.ndarray]]) 
     from_first()
     with np.load(path, allow_pickle=False) as head:
         return dict(head)
-
-
-def save_array(path: Path, array: np.ndarray) -> None:
-    """Writes one .npy file, whole or not at all."""
-    with replace_file(path) as tmp:
-        np.save(tmp, array)
 
 
 # --------------------------------------------------------------- what is told

@@ -41,10 +41,10 @@ def forward_cost(module: nn.Module, params: dict, nr_labels: int = 0) -> Cost:
 
 
 def forward_flops(cost: Cost, lengths_b: np.ndarray) -> int:
-    """Operations of the forward pass over a batch of texts of these lengths in tokens, int [b], b at least 1."""
+    """Operations of the forward pass over a batch of texts of these lengths in tokens, int [b]; 0 for no texts."""
     lengths_b = np.asarray(lengths_b, np.int64)
     by_length = cost.token * lengths_b.sum() + cost.pair * (lengths_b**2).sum()
-    return int(by_length + cost.text * len(lengths_b) + cost.position * lengths_b.max())
+    return int(by_length + cost.text * len(lengths_b) + cost.position * lengths_b.max(initial=0))
 
 
 def training_flops(cost: Cost, lengths_b: np.ndarray) -> int:
