@@ -84,9 +84,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--threads={args.threads} must be from 1 to {len(available_cores())}, the cores to run on")
     if args.peer_python and not Path(args.peer_python).is_file():
         parser.error(f"--peer-python={args.peer_python}: there is no such file")
-    if Path(args.encoder).is_dir():
+    if is_folder(args.encoder):
         args.encoder = str(Path(args.encoder).absolute())  # runs start in the repository's folder
     return args
+
+
+def is_folder(encoder: str) -> bool:
+    """Whether an encoder is a folder: not a hub's name, nor empty for one that is made on the spot."""
+    return bool(encoder) and Path(encoder).is_dir()
 
 
 def listed(text: str) -> list[str]:
@@ -131,6 +136,15 @@ def find_backend() -> str:
     command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return done.stdout.split()[-1]
+
+
+def command_of(args) -> str:
+    """The command that measures a row again, for others to read: places by the names of the module's docstring."""
+    encoder = Path(args.encoder).name if is_folder(args.encoder) else args.encoder
+    chosen = [f"--encoder={encoder}", f"--threads={args.threads}", f"--seeds={','.join(map(str, args.seeds))}"]
+    chosen += ["--peer-python=PEERS/bin/python"] if args.peer_python else []
+    chosen += ["--fine-tune-on-cpu"] if args.fine_tune_on_cpu else []
+    return shlex.join(["python", "benchmarks/reproduce.py", "--data=ROOT", "--out=DIR", *chosen])
 
 
 def commit() -> str:
@@ -180,7 +194,8 @@ def run_worker(args, phase: str, spec: dict, log: Path) -> str:
     if not done.returncode:
         return ""
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return f"failed: {lines[-1] if lines else f'status {done.returncode}'}"
+    reason = lines[-1] if lines else f"status {done.returncode}"
+    return f"failed: {reason.replace(spec['folder'], args.sets[spec['set']].folder).replace(spec['out'], 'DIR')}"
 
 
 def measure_rows(args, about: dict) -> dict[str, dict[str, str]]:
@@ -219,7 +234,7 @@ def main() -> None:
     if not args.table:
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, available_cores()[: args.threads])  # every process from here on inherits it
-        about = {"commit": commit(), "command": shlex.join(["python", "benchmarks/reproduce.py", *sys.argv[1:]])}
+        about = {"commit": commit(), "command": command_of(args)}
         known = read_json(path) if path.is_file() else {}
         write_json(path, known | measure_rows(args, about))
     left_out = read_json(path) if path.is_file() else {}

@@ -141,10 +141,10 @@ def cut_dataset(folder: str, cut: dict) -> Dataset:
 def nearest_neighbours(spec: Spec) -> Measured:
     """Votes of the nearest training texts; nothing is trained."""
     (X, _, Y), (Z, _, _) = (load_split(spec.features, name) for name in ("trn", "tst"))
-    queries = [Z[row] for row in range(min(NR_SINGLE_TEXTS, Z.shape[0]))]
-    single = latencies(lambda query: vote(query, X, Y, NEIGHBOURS), queries)
+    Xt, queries = X.T.tocsr(), [Z[row] for row in range(min(NR_SINGLE_TEXTS, Z.shape[0]))]
+    single = latencies(lambda query: vote(query, Xt, Y, NEIGHBOURS), queries)
     blocks = [Z[start : start + 500] for start in range(0, Z.shape[0], 500)]
-    seconds, voted = timed(lambda: [vote(block, X, Y, NEIGHBOURS) for block in blocks])
+    seconds, voted = timed(lambda: [vote(block, Xt, Y, NEIGHBOURS) for block in blocks])
     return Measured(sp.vstack(voted, format="csr"), None, single["p50"], Z.shape[0] / seconds, peak_memory())
 
 
@@ -191,7 +191,8 @@ def run_ours(spec: Spec, changes: dict) -> Measured:
         write_json(done, {"memory": memory, "is_resumed": is_resumed})
     seconds = read_json(workdir / "metrics.json")["seconds"]
     train = sum(value for stage, value in seconds.items() if stage not in NOT_TRAINING)
-    return Measured(*serve(workdir / "model", spec.data), **read_json(done), train=train)
+    P, p50, texts_per_second = serve(workdir / "model", spec.data)
+    return Measured(P, train, p50, texts_per_second, **read_json(done))
 
 
 def serve(folder: Path, data: Path) -> tuple[sp.csr_matrix, float, float]:

@@ -60,8 +60,9 @@ where that is below 5; P@5 does not.""",
 
 
 def read_rows(out: Path) -> list[dict]:
-    """All rows that have been measured."""
-    return [read_json(path) for path in sorted((out / "rows").glob("*.json"))]
+    """All rows that have been measured, in the order of the table."""
+    rows = [read_json(path) for path in (out / "rows").glob("*.json")]
+    return sorted(rows, key=lambda row: (row["set"], list(ROWS).index(row["row"]), row["seed"]))
 
 
 def mean(rows: list[dict]) -> dict:
@@ -99,7 +100,6 @@ def table_row(row: dict, name: str, seed: str) -> str:
 
 def row_lines(name: str, rows: list[dict]) -> list[str]:
     """The mean and each seed of a row."""
-    rows = sorted(rows, key=lambda row: row["seed"])
     seeds = [table_row(row, "", str(row["seed"])) for row in rows]
     if len(rows) == 1:
         return [table_row(rows[0], name, str(rows[0]["seed"]))]
