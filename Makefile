@@ -17,7 +17,7 @@ test-peers: .venv/installed $(if $(XRT_PEERS_PYTHON),,.venv-peers/installed)
 	XRT_PEERS_PYTHON=$(or $(XRT_PEERS_PYTHON),.venv-peers/bin/python) $(BIN)/python -m pytest tests/peers
 
 # The README's tables, measured again: make reproduce DATA=ROOT OUT=DIR [MORE='--sets=eurlex15k,yso30k --seeds=0']. It
-# takes hours to days and goes on where it was broken off; benchmarks/reproduce.py explains it. XRT_PEERS_PYTHON names
+# takes hours, and goes on where it was broken off; benchmarks/reproduce.py explains it. XRT_PEERS_PYTHON names
 # the python of an environment with PECOS and omikuji.
 reproduce: .venv/installed .venv/encoder
 	$(if $(and $(DATA),$(OUT)),,$(error make reproduce needs DATA, the folder of the data-set folders, and OUT))

@@ -26,7 +26,7 @@ def features(dataset: Dataset) -> tuple[sp.csr_matrix, sp.csr_matrix]:
 
 
 def vote(Z: sp.csr_matrix, Xt: sp.csr_matrix, Y: sp.csr_matrix, neighbours: int) -> sp.csr_matrix:
-    """Label scores [len(Z), L] of queries Z, from their nearest columns of Xt [features, n] with the labels Y [n, L]."""
+    """Label scores [len(Z), L] of queries Z from their nearest columns of Xt [features, n], with labels Y [n, L]."""
     similarity = (Z @ Xt).toarray()
     others = np.argpartition(-similarity, min(neighbours, Xt.shape[1]) - 1, axis=1)[:, neighbours:]
     np.put_along_axis(similarity, others, 0, axis=1)

@@ -18,6 +18,7 @@ import os
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,7 +73,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--encoder", default="sentence-transformers/all-MiniLM-L6-v2", help="folder or hub name")
     parser.add_argument("--peer-python", default=os.environ.get("XRT_PEERS_PYTHON", ""), help="or XRT_PEERS_PYTHON")
     parser.add_argument("--threads", type=int, default=len(available_cores()), help="all cores, if not given")
-    parser.add_argument("--fine-tune-on-cpu", action="store_true", help="also the full sets, which takes days")
+    parser.add_argument("--fine-tune-on-cpu", action="store_true", help="also the full sets: half a day or more a seed")
     parser.add_argument("--table", action="store_true", help="only write results.md of the rows that are there")
     args = parser.parse_args(arguments)
     unknown = [row for row in args.rows if row not in ROWS]
@@ -118,19 +119,20 @@ def named_sets(text: str) -> dict[str, DataSet]:
 # ---------------------------------------------------------------------------- what can run
 
 
-def why_not(args, name: str, row: str, seed: int, backend: str) -> str:
+def why_not(args, name: str, row: str, seed: int) -> str:
     """Why a row cannot be measured now; empty where it can."""
     if row.endswith(("-pecos", "-omikuji")) and not args.peer_python:
         return "no environment with PECOS and omikuji was named (--peer-python)"
     is_slow = args.sets[name].is_large and row in FINE_TUNED and not args.fine_tune_on_cpu
-    if is_slow and (backend == "cpu" or row == "xrt-pecos"):
+    if is_slow and (row == "xrt-pecos" or find_backend() == "cpu"):
         where = "runs on CPU here" if row == "xrt-pecos" else "there is no accelerator"
-        return f"{where}, and fine-tuning on the full set takes days on CPU (--fine-tune-on-cpu)"
+        return f"{where}, and fine-tuning on the full set takes half a day or more on CPU (--fine-tune-on-cpu)"
     if row in AFTER and not row_path(args.out, name, AFTER[row], seed).is_file():
         return f"takes the encoder of the row {AFTER[row]}, which is not there"
     return ""
 
 
+@cache
 def find_backend() -> str:
     """What jax runs on: cpu, gpu or tpu."""
     command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
@@ -201,8 +203,7 @@ def run_worker(args, phase: str, spec: dict, log: Path) -> str:
 def measure_rows(args, about: dict) -> dict[str, dict[str, str]]:
     """Measures what is not there yet; set -> "row seed" -> why it was left out."""
     left_out: dict[str, dict[str, str]] = {name: {} for name in args.sets}
-    backend, logs = find_backend(), args.out / "logs"
-    broken = {}
+    broken, logs = {}, args.out / "logs"
     for name in args.sets:
         tell(f"{name}: data and features")
         broken[name] = run_worker(args, "prepare", spec_of(args, name, "", 0, about), logs / f"{name}.prepare.log")
@@ -211,7 +212,7 @@ def measure_rows(args, about: dict) -> dict[str, dict[str, str]]:
             for seed in args.seeds[:1] if row in UNSEEDED else args.seeds:
                 if row_path(args.out, name, row, seed).is_file():
                     continue
-                reason = broken[name] or why_not(args, name, row, seed, backend)
+                reason = broken[name] or why_not(args, name, row, seed)
                 if not reason:
                     tell(f"{name}: {row}, seed {seed}")
                     log = logs / f"{name}.{row}.{seed}.log"

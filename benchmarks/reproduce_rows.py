@@ -101,19 +101,22 @@ def prepare(spec: Spec) -> None:
     if spec.cut and not spec.data.is_dir():
         with replace_folder(spec.data) as tmp:
             save_dataset(tmp, cut_dataset(spec.folder, spec.cut))
+    settings = json.loads(json.dumps(load_config(spec.config).tfidf.to_dict()))  # tuples become lists, as on disk
     if spec.features.is_dir():
+        if read_json(spec.features / "about.json")["settings"] != settings:
+            raise ValueError(f"{spec.features} was made with other settings of TF-IDF: take another --out")
         return
     dataset = load_dataset(spec.data, dev_size=0)
     if dataset.tst is None:
         raise ValueError(f"{spec.data} has no test split: there is nothing to measure on")
     trn, tst = dataset.trn, dataset.tst
-    about = {}
+    about = {"settings": settings}
     X_trn, X_tst = trn.X, tst.X
     if X_trn is None:
         seconds, (tfidf, X_trn) = timed(fit_tfidf, trn.texts, **load_config(spec.config).tfidf)
         X_tst = transform(tfidf, tst.texts)
         single = latencies(lambda text: transform(tfidf, [text]), list(tst.texts[:NR_SINGLE_TEXTS]))
-        about = {"tfidf_seconds": seconds, "tfidf_p50": single["p50"]}
+        about |= {"tfidf_seconds": seconds, "tfidf_p50": single["p50"]}
     with replace_folder(spec.features) as tmp:
         save_split(tmp, "trn", X_trn, None, trn.Y)
         save_split(tmp, "tst", X_tst, None, tst.Y)

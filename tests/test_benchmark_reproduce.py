@@ -173,7 +173,8 @@ def test_what_cannot_run_has_a_reason(root, tmp_path, monkeypatch, name, row, ba
     monkeypatch.delenv("XRT_PEERS_PYTHON", raising=False)
     flags = [flag.format(python=sys.executable) for flag in flags]
     args = reproduce.parse_arguments([f"--data={root}", f"--out={tmp_path}", *flags])
-    found = reproduce.why_not(args, name, row, 0, backend)
+    monkeypatch.setattr(reproduce, "find_backend", lambda: backend)
+    found = reproduce.why_not(args, name, row, 0)
     assert found.startswith(reason) and bool(found) == bool(reason)
 
 
@@ -258,6 +259,19 @@ def test_a_set_that_is_not_there_is_left_out(root, tmp_path):
     done = run(tmp_path / "data", tmp_path / "out", "--rows=knn", f"--sets=toy={root / 'toy.py'}")
     assert done.returncode == 0, done.stderr
     assert "Left out: failed: FileNotFoundError: toy: no such data folder" in (tmp_path / "out/results.md").read_text()
+
+
+def test_features_of_other_settings_are_refused(root, tmp_path):
+    spec = reproduce.spec_of(arguments(root, tmp_path), "toy", "", 0, {"commit": "", "command": ""})
+    about = tmp_path / "features/toy/about.json"
+    reproduce_rows.prepare(reproduce_rows.Spec(**spec))
+    first = about.stat().st_mtime_ns
+    reproduce_rows.prepare(reproduce_rows.Spec(**spec))
+    assert about.stat().st_mtime_ns == first
+    other = tmp_path / "other.py"
+    other.write_text(CONFIG.replace("config = default()", "config = default()\n    config.tfidf.min_df = 3"))
+    with pytest.raises(ValueError, match="made with other settings of TF-IDF: take another --out"):
+        reproduce_rows.prepare(reproduce_rows.Spec(**spec | {"config": str(other)}))
 
 
 @pytest.mark.slow
