@@ -188,7 +188,6 @@ def run_worker(args, phase: str, spec: dict, log: Path) -> str:
     """Runs a phase of reproduce_rows.py; the line that says what went wrong, empty if nothing did."""
     names = ("OMP", "OPENBLAS", "MKL", "NUMBA")
     environment = os.environ | {f"{name}_NUM_THREADS": str(args.threads) for name in names}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), environment.get("PYTHONPATH"))))
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as out:
         command = [sys.executable, str(WORKER), phase, json.dumps(spec)]
