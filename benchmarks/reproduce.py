@@ -195,8 +195,8 @@ def run_worker(args, phase: str, spec: dict, log: Path) -> str:
     if not done.returncode:
         return ""
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    reason = lines[-1] if lines else f"status {done.returncode}"
-    return f"failed: {reason.replace(spec['folder'], args.sets[spec['set']].folder).replace(spec['out'], 'DIR')}"
+    reason = f"failed: {lines[-1] if lines else f'status {done.returncode}'} ({log.absolute()})"
+    return reason.replace(spec["folder"], args.sets[spec["set"]].folder).replace(spec["out"], "DIR")
 
 
 def measure_rows(args, about: dict) -> dict[str, dict[str, str]]:

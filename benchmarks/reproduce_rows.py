@@ -182,7 +182,7 @@ def fields_of(spec: Spec, changes: dict) -> dict:
 def run_ours(spec: Spec, changes: dict) -> Measured:
     """A run of xrt_jax.main and its model folder on the test texts; after a break it goes on where it was."""
     workdir = spec.work()
-    done = workdir.with_suffix(".json")
+    done = Path(f"{workdir}.json")
     if not done.is_file():
         is_resumed = workdir.is_dir()
         flags = [f"--config.{key}={value}" for key, value in fields_of(spec, changes).items()]

@@ -57,6 +57,8 @@ def measure_peer(run: Path, python: str | None, threads: int, phase: str = "trai
     if not result.is_file():
         if not (inputs / "params.json").is_file():
             config = read_config(run)
+            if config.ranker_features != "both":
+                sys.exit(f"{run}: ranker_features is {config.ranker_features}: name a run that ranks with both")
             export(config, load_data(config, run), run, inputs)
         write_json(result, run_peer(python, inputs, threads, phase))
     return read_json(result)
@@ -164,8 +166,10 @@ def run_peer(python: str | None, inputs: Path, threads: int, phase: str) -> dict
         sys.exit("--peer-python: name the python of an environment with PECOS")
     env = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     command = [python, str(WORKER), phase, str(inputs)]
-    told = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return json.loads(told.splitlines()[-1])
+    done = subprocess.run(command, env=env, check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"PECOS, {phase}: status {done.returncode}, its last words are above")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":

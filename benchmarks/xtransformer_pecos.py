@@ -3,8 +3,8 @@
     python xtransformer_pecos.py train INPUTS        trains with INPUTS/params.json, predicts the test texts
     python xtransformer_pecos.py text-only INPUTS    after it: a ranker on the embeddings of its encoder, no features
 
-INPUTS holds X.{trn,tst}.npz, texts.{trn,tst}.json, Y.trn.npz. Predictions go to INPUTS/P.PHASE.npz, the model to
-INPUTS/model.PHASE. A run that is stopped starts from nothing.
+INPUTS holds X.{trn,tst}.npz, texts.{trn,tst}.json, Y.trn.npz. Predictions go to INPUTS/P.PHASE.npz, a fine-tuned model
+to INPUTS/model. A run that is stopped starts from nothing.
 """
 
 import json
@@ -30,7 +30,7 @@ def text_only(inputs: str) -> dict:
     """As train, of the ranker alone."""
     folder = Path(inputs)
     params = json.loads((folder / "params.json").read_text(encoding="utf-8"))
-    encoder = {"init_model_dir": str(folder / "model.train" / "text_encoder")}
+    encoder = {"init_model_dir": str(folder / "model" / "text_encoder")}
     matcher = params["train_params"]["matcher_params_chain"][0] | encoder
     params["train_params"] |= {"do_fine_tune": False, "matcher_params_chain": [matcher]}
     return fit_and_predict(folder, "text-only", params, with_features=False)
@@ -67,7 +67,8 @@ def fit_and_predict(folder: Path, phase: str, params: dict, *, with_features: bo
     )
     seconds["training"] = time.perf_counter() - start
     stages, memory = dict(seconds), peak_memory()
-    model.save(str(folder / f"model.{phase}"))
+    if params["train_params"]["do_fine_tune"]:  # others it cannot save, and has no need to
+        model.save(str(folder / "model"))
 
     def predict(rows: slice):
         features = None if X["tst"] is None else X["tst"][rows]

@@ -245,7 +245,7 @@ def test_small_rows(root, tmp_path):
     table = (tmp_path / "results.md").read_text()
     assert f"| TF-IDF, 15 nearest neighbours | 0 | {found['metrics']['P@1']:.2f} |" in table
     reason = next(line for line in table.splitlines() if line.startswith("- xlinear-pecos 0: failed: pecos, fit: "))
-    assert "cannot import a peer" in reason
+    assert "cannot import a peer" in reason and reason.endswith(" (DIR/logs/toy.xlinear-pecos.0.log)")
 
     before = (tmp_path / "rows/toy.knn.0.json").stat().st_mtime_ns
     done = run(root, tmp_path, "--table")
@@ -288,6 +288,7 @@ def test_rows_with_an_encoder(root, tmp_path):
         assert set(of_run) <= {"xr_transformer", "seconds", "matcher"}  # no XR-Linear beside it
         assert result["metrics"]["P@1"] == pytest.approx(of_run["xr_transformer"]["prec"][0], abs=0.005)
         assert 0 < result["train"] < sum(of_run["seconds"].values())
+    assert (tmp_path / "work/toy.xrt.0.json").is_file()  # of this seed alone
     text_only = tmp_path / "work/toy.xrt-text.0/model"
     assert not (text_only / "tfidf").exists()
     encoders = [tmp_path / f"work/toy.{name}.0/model/encoder/model.safetensors" for name in ("xrt", "xrt-text")]
