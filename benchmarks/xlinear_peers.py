@@ -88,10 +88,14 @@ def pecos_predict(data: str, model: str, mode: str) -> dict:
 
 
 def write_text(path: Path, X, Y) -> None:
-    """Rows as omikuji reads them: a line of sizes, then "labels feature:value …" a row."""
+    """Rows as omikuji reads them: a line of sizes, then "labels feature:value …" a row.
+
+    Rows without features are left out: omikuji reads no file that has one.
+    """
+    rows = np.flatnonzero(np.diff(X.indptr))
     with open(path, "w", encoding="ascii") as file:
-        file.write(f"{X.shape[0]} {X.shape[1]} {Y.shape[1]}\n")
-        for i in range(X.shape[0]):
+        file.write(f"{len(rows)} {X.shape[1]} {Y.shape[1]}\n")
+        for i in rows:
             labels = ",".join(map(str, Y.indices[Y.indptr[i] : Y.indptr[i + 1]]))
             span = slice(X.indptr[i], X.indptr[i + 1])
             pairs = " ".join(map("{}:{:.8g}".format, X.indices[span].tolist(), X.data[span].tolist()))
