@@ -30,8 +30,8 @@ Percent on the test split, computed from predictions by `xrt_jax.metrics`; prope
 wall time without reading the data and TF-IDF; with a +, beside that of the fine-tuned row whose encoder is taken. A
 query: median of one at a time; linear rows are asked with features, XR-Transformer with texts (TF-IDF, tokens, encoder,
 ranker). Queries/s: the test split in one call (omikuji: a row a call); XR-Transformer's includes what jax compiles.
-Memory: peak of the process that trains. "Text only" ranks by the embedding without TF-IDF. omikuji cannot be seeded: its
-seeds are repetitions; it trains without the texts that have no feature. Where a set has no validation split,
+Memory: peak of the process that trains. "Text only" ranks by the embedding without TF-IDF. omikuji has no seeds: its
+seeds are repetitions. It trains without the texts that have no feature. Where a set has no validation split,
 XR-Transformer and XR-Linear with its settings hold out `data.dev_size` training texts, and the other rows train on them
 too. PECOS's fine-tuning starts its first head at random, has no rate for heads of their own, pads to one length and
 takes BERT's pooler as the embedding."""
