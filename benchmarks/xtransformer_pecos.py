@@ -70,9 +70,14 @@ def fit_and_predict(folder: Path, phase: str, params: dict, *, with_features: bo
     if params["train_params"]["do_fine_tune"]:  # others it cannot save, and has no need to
         model.save(str(folder / "model"))
 
+    # An encoder that was not fine-tuned forgets these and would take 128 tokens of a text, whatever it was trained on.
+    told = model.get_pred_params()
+    told.matcher_params_chain = XTransformer.PredParams.from_dict(params["pred_params"]).matcher_params_chain
+    how = {"pred_params": told, "batch_size": 32, "batch_gen_workers": 1, "use_gpu": False}
+
     def predict(rows: slice):
         features = None if X["tst"] is None else X["tst"][rows]
-        return model.predict(texts["tst"][rows], X_feat=features, batch_size=32, batch_gen_workers=1, use_gpu=False)
+        return model.predict(texts["tst"][rows], X_feat=features, **how)
 
     start = time.perf_counter()
     P = predict(slice(None))
