@@ -284,7 +284,9 @@ def _load_quietly(folder: str) -> Dataset:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command; a folder that does not load is one line on standard error and exit status 2."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "xrt-jax describe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("dir", metavar="DIR", help="the data-set folder")
     parser.add_argument("--plot", help="an image of the labels' frequencies to write, such as labels.png")
     given = parser.parse_args(arguments)

@@ -409,7 +409,9 @@ def _check_sha256(archive: Path, found: str, expected: str | None, whose: str) -
 
 def main(arguments: list[str] | None = None) -> None:
     """The command; a mistake is one line on standard error and exit status 2."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "xrt-jax fetch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name", metavar="NAME", help=", ".join(KNOWN))
     parser.add_argument("--dir", required=True, help="folder of data sets, to which NAME is added")
     parser.add_argument("--url", help="address of the .tar.gz, such as a mirror's")

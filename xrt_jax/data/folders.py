@@ -33,6 +33,7 @@ from xrt_jax.data.svmlight import parse_header, parse_matrix, parse_svmlight
 from xrt_jax.data.text_files import PACKERS, read_bytes, read_lines, unpacked, without_packing
 from xrt_jax.disk import first_line, replace_file
 from xrt_jax.sparse import (
+    MOST_EMPTY,
     dense_float32,
     find_entries,
     load_canonical,
@@ -96,6 +97,8 @@ def _as_labels(Y: sp.csr_matrix, path: Path) -> sp.csr_matrix:
     """Y without stored zeros; ValueError where it cannot be a label matrix."""
     if Y.shape[1] == 0:
         raise ValueError(f"{path}: no label columns; a data set needs a label")
+    if Y.shape[1] > MOST_EMPTY + 64 * Y.nnz:
+        raise ValueError(f"{path}: {Y.shape[1]} labels, of which {Y.nnz} are given to documents: drop the empty ones")
     negative = np.flatnonzero(Y.data < 0)
     if len(negative):
         row = np.searchsorted(Y.indptr, negative[0], side="right") - 1
