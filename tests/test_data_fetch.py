@@ -6,10 +6,12 @@ import io
 import json
 import re
 import resource
+import socket
 import subprocess
 import sys
 import tarfile
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
@@ -53,10 +55,19 @@ def archive(files: dict[str, bytes], prefix: str = "xmc-base/small/") -> bytes:
 
 
 @pytest.fixture
-def server():
+def server(monkeypatch):
     """A server on this machine; how it behaves and what it was asked are attributes."""
+    monkeypatch.setenv("no_proxy", "*")
     state = SimpleNamespace(
-        content=CONTENT, ranges=True, tag='"1"', breaks=[], statuses=[], length=None, chunked=False, asked=[]
+        content=CONTENT,
+        ranges=True,
+        tag='"1"',
+        breaks=[],
+        statuses=[],
+        length=None,
+        chunked=False,
+        silent=False,
+        asked=[],
     )
 
     class Handler(BaseHTTPRequestHandler):
@@ -95,6 +106,8 @@ def server():
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(body), body) + (b"0\r\n\r\n" if end == len(content) else b""))
             else:
                 self.wfile.write(body)
+            if end < len(content) and state.silent:
+                time.sleep(1)  # longer than the client waits
             if end < len(content) or state.length:
                 self.close_connection = True
 
@@ -142,15 +155,15 @@ def test_chunks_that_end_early_are_noticed(server, tmp_path):
     assert len(server.asked) == 2
 
 
-@pytest.mark.parametrize("tag", ['"2"', None])
-def test_a_file_that_has_changed_is_fetched_from_its_start(server, tmp_path, tag):
+@pytest.mark.parametrize(("tag", "changed"), [('"2"', CONTENT[::-1]), (None, CONTENT[::-1] + b"more")])
+def test_a_file_that_has_changed_is_fetched_from_its_start(server, tmp_path, tag, changed):
     """By its tag, or where the server tells none by its length."""
     server.tag = tag and '"1"'
     server.breaks = [300_000] + [0] * fetching.TRIES
     with pytest.raises(OSError, match="go"):
         get(server, tmp_path)
-    server.tag, server.content, server.breaks = tag, CONTENT[::-1] + b"more", []
-    assert get(server, tmp_path) == server.content
+    server.tag, server.content, server.breaks = tag, changed, []
+    assert get(server, tmp_path) == changed
 
 
 def test_another_address_starts_over(server, tmp_path):
@@ -207,10 +220,21 @@ def test_busy_servers_are_asked_again_and_missing_files_are_not(server, tmp_path
 
 def test_no_server_and_growing_pauses(tmp_path, monkeypatch):
     pauses = []
+    monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(fetching.time, "sleep", pauses.append)
-    with pytest.raises(OSError, match=r"http://127.0.0.1:9/x: .*refused, 5 times in a row$"):
-        download("http://127.0.0.1:9/x", tmp_path / "x", pause=0.5)
+    with socket.socket() as nobody:  # a port at which nobody listens
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}/x"
+        with pytest.raises(OSError, match=rf"^{url}: .*refused, 5 times in a row$"):
+            download(url, tmp_path / "x", pause=0.5)
     assert pauses == [0.5, 1, 2, 4]
+
+
+def test_a_server_that_falls_silent(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetching, "TIMEOUT", 0.2)
+    server.breaks, server.silent = [300_000], True
+    assert get(server, tmp_path) == CONTENT
+    assert server.asked[0] is None and server.asked[-1].startswith("bytes=")
 
 
 def test_a_full_disk(server, tmp_path):
@@ -349,7 +373,7 @@ def test_a_later_download_must_have_the_same_checksum(known, tmp_path):
 
 def test_a_published_checksum_is_compared(known, tmp_path, monkeypatch):
     monkeypatch.setitem(KNOWN, "small", Known(SMALL, "0" * 64))
-    with pytest.raises(ValueError, match=r"but 0{64} is published: remove it to download it again"):
+    with pytest.raises(ValueError, match=r"but 0{64} is the known one: remove it to download it again"):
         fetch("small", tmp_path, url=known.url, pause=0.0)
     monkeypatch.setitem(KNOWN, "small", Known(SMALL, hashlib.sha256(known.content).hexdigest()))
     assert fetch("small", tmp_path, url=known.url, pause=0.0)["statistics"]
@@ -415,12 +439,18 @@ def test_an_unknown_data_set_of_a_given_address(server, tmp_path):
         ("../x", None, "'../x' is no name of a data set"),
         (".x", "http://h/x", "'.x' is no name"),
         ("x", "file:///etc/passwd", "--url=file:///etc/passwd is no address that begins with http"),
+        ("x", "http://a b/", "--url=http://a b/ is no address"),
     ],
 )
 def test_names_and_addresses_that_are_refused(tmp_path, name, url, message):
     with pytest.raises(ValueError, match=message):
         fetch(name, tmp_path / "data", url=url)
     assert not (tmp_path / "data").exists()
+
+
+def test_an_address_without_a_port_number(tmp_path):
+    with pytest.raises(ValueError, match=r"^http://localhost:x/: nonnumeric port: 'x'$"):
+        fetch("mine", tmp_path, url="http://localhost:x/")
 
 
 def test_folders_that_were_not_fetched_stay(tmp_path):

@@ -178,6 +178,10 @@ BROKEN = {
     "short": ({"trn_X_Y.txt": "2 2\n0:1\n", "trn_X_Xf.txt": "1 1\n0:1\n"}, "ends after line 2, .* promises 2"),
     "long": ({"trn_X_Y.txt": "1 2\n0:1\n1:1\n", "trn_X_Xf.txt": "1 1\n0:1\n"}, "goes on in line 3, .* promises 1"),
     "apart": ({"trn_X_Y.txt": "1 2\n0:1\n", "trn_X_Xf.txt": "2 1\n0:1\n\n"}, r"Xf\.txt: 2 documents, .*Y\.txt has 1"),
+    "wide": (
+        {"trn_X_Y.txt": "1 99999999\n0:1\n", "trn_X_Xf.txt": "1 1\n0:1\n"},
+        r"Y\.txt: 99999999 labels, of which 1",
+    ),
     "lines": ({"train_labels.txt": "a\nb\n", "train_texts.txt": "one\n"}, r"train_texts\.txt: 1 documents, .* has 2"),
     "none": ({"train_labels.txt": "\n", "train_texts.txt": "one\n"}, r"train_labels\.txt: no label columns"),
     "utf-8": ({"train_labels.txt": b"a\n\xff\n", "train_texts.txt": "one\n"}, r"labels\.txt: line 2 is not UTF-8"),

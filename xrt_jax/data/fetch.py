@@ -7,8 +7,8 @@ puts the data set into data/wiki10-31k, a folder for --config.data.dir: texts, l
 that PECOS's published results were got with. A download that breaks off goes on where it stopped, by itself a few times
 and with the same command later. data/wiki10-31k.json keeps address, checksum and statistics.
 
-Checksums of the archives have not been published: that of the first download is told and kept, and later downloads must
-have it. What makes sure that the data are the right ones is gzip's own checksum and the statistics.
+SHA-256 checksums of the archives are not known here: that of the first download is told and kept, and later downloads
+must have it. What makes sure that the data are the right ones is gzip's own checksum and the statistics.
 
 Where a host cannot be reached from here, put the archive into data/wiki10-31k.tar.gz by other means, or name a mirror
 with --url. With --url, NAME may be any name; statistics of unknown data sets are not compared.
@@ -24,7 +24,6 @@ import shutil
 import tarfile
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
 import zipfile
 import zlib
@@ -67,7 +66,7 @@ class Known(NamedTuple):
     """What is known about a data set before it is there."""
 
     statistics: Statistics | None = None
-    sha256: str | None = None  # of the archive; None: nobody has published it
+    sha256: str | None = None  # of the archive; None: not known here
 
 
 # As PECOS's examples/spmm lists them
@@ -106,20 +105,17 @@ def download(url: str, path: Path, *, pause: float = PAUSE) -> None:
         try:
             _transfer(url, part)
             break
-        except (urllib.error.URLError, ConnectionError, TimeoutError, http.client.HTTPException) as error:
+        except (ConnectionError, http.client.HTTPException) as error:
             failures = 1 if _size(part) > longest else failures + 1
             longest = max(longest, _size(part))
             if failures == TRIES:
                 kept = f"; {format_bytes(_size(part))} are kept, and the same command goes on from there"
-                raise OSError(f"{url}: {_reason(error)}, {TRIES} times in a row{kept if _size(part) else ''}") from None
-            logger.warning("%s: %s; trying again", url, _reason(error))
+                what = f"{first_line(error)}, {TRIES} times in a row"
+                raise OSError(f"{url}: {what}{kept if _size(part) else ''}") from None
+            logger.warning("%s: %s; trying again", url, first_line(error))
             time.sleep(pause * 2 ** (failures - 1))
     os.replace(part, path)
     _about(part).unlink(missing_ok=True)
-
-
-def _reason(error: Exception) -> str:
-    return first_line(error.reason if isinstance(error, urllib.error.URLError) else error)
 
 
 def _about(part: Path) -> Path:
@@ -167,6 +163,10 @@ def _open(url: str, part: Path, about: dict):
         if error.code in (408, 425, 429) or error.code >= 500:
             raise ConnectionError(what) from None
         raise FileNotFoundError(f"{url}: {what}; look at the name, or name a mirror with --url") from None
+    except http.client.InvalidURL as error:
+        raise ValueError(f"{url}: {first_line(error)}") from None
+    except OSError as error:  # URLError, and what TLS raises
+        raise ConnectionError(first_line(getattr(error, "reason", error))) from None
 
 
 def _extent(response, part: Path, about: dict) -> tuple[int, int | None]:
@@ -179,7 +179,7 @@ def _extent(response, part: Path, about: dict) -> tuple[int, int | None]:
     start, total = found.groups() if found else ("", "")
     begun, total = about.get("bytes"), int(total) if total.isdecimal() else about.get("bytes")
     if start != str(_size(part)) or (begun is not None and total != begun):
-        part.unlink()
+        part.unlink(missing_ok=True)
         raise ConnectionError("the server goes on with another file than it began with")
     return int(start), total
 
@@ -199,9 +199,16 @@ def _check_space(part: Path, start: int, total: int | None) -> None:
 
 def _copy(response, out: IO[bytes], start: int, total: int | None, name: str) -> None:
     with progress(total, name, unit="B", done=start) as bar:
-        while chunk := response.read(CHUNK):
+        while chunk := _read(response):
             out.write(chunk)
             bar.update(len(chunk))
+
+
+def _read(response) -> bytes:
+    try:
+        return response.read(CHUNK)
+    except OSError as error:  # a timeout, a lost route, TLS
+        raise ConnectionError(first_line(error)) from None
 
 
 # ---------------------------------------------------------------------------- archive
@@ -240,6 +247,7 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def _extract(tar: tarfile.TarFile, folder: Path, most: int) -> None:
+    tar.extraction_filter = getattr(tarfile, "data_filter", None)  # Python before 3.11.4 has none
     seen, nr_bytes = set(), 0
     for member in tar:
         path = PurePosixPath(member.name)
@@ -253,7 +261,7 @@ def _extract(tar: tarfile.TarFile, folder: Path, most: int) -> None:
         if nr_bytes > most:
             raise ValueError(f"it unpacks to more than {most} bytes, which data do not")
         seen.add(path)
-        tar.extract(member, folder, filter="data")
+        tar.extract(member, folder)
     if not any(member.isreg() for member in tar.getmembers()):
         raise ValueError("it holds no files")
 
@@ -356,7 +364,7 @@ def fetch(name: str, folder: str | Path, *, url: str | None = None, pause: float
     if url is None and name not in KNOWN:
         raise ValueError(f"there is no known data set {name!r}: choose one of {', '.join(KNOWN)}, or give its --url")
     url = url or ADDRESS.format(name=name)
-    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+    if not re.fullmatch(r"https?://[^\s/]\S*", url):
         raise ValueError(f"--url={url} is no address that begins with http:// or https://")
     folder = Path(folder)
     target, record, archive = (folder / f"{name}{ending}" for ending in ("", ".json", ".tar.gz"))
@@ -372,11 +380,12 @@ def fetch(name: str, folder: str | Path, *, url: str | None = None, pause: float
     known, kept = KNOWN.get(name, Known()), _read_record(record) if record.exists() else {}
     with open(archive, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    _check_sha256(archive, sha256, known.sha256, "is published")
+    _check_sha256(archive, sha256, known.sha256, "is the known one")
     _check_sha256(archive, sha256, kept.get("sha256"), f"an earlier download had ({record})")
     found = {"url": url, "bytes": _size(archive), "sha256": sha256, "statistics": None}
     with replace_folder(target) as tmp:
         unpacked = tmp / ".unpacked"
+        logger.info("unpacking %s", archive)
         try:
             unpack(archive, unpacked)
         except ValueError as error:
