@@ -71,6 +71,10 @@ def problem_sets():
         "clean": (dataset(tst=other, dev=split([[1, 0, 0]], ["x"])), []),
         "clean features": (dataset(texts=None, X=np.eye(3, dtype=np.float32)), []),
         "empty text": (dataset(texts=("a", " ", "")), ["empty training texts: 2 of 3, the first in row 1: "]),
+        "empty texts of two splits are no copies": (
+            dataset(texts=("a", " ", ""), tst=split([[1, 0, 0]], [""])),
+            ["empty training texts: 2 of 3, the first in row 1: ", "empty test texts: 1 of 1, the first in row 0: "],
+        ),
         "no labels": (
             dataset(Y=[[1, 0, 1], [0, 1, 0], [0, 0, 0]], tst=split([[0, 0, 0]], ["new"])),
             [

@@ -138,9 +138,18 @@ def test_a_whole_transfer(server, tmp_path):
 
 
 def test_broken_transfers_go_on_where_they_broke(server, tmp_path):
-    server.breaks = [100_000, 100_000, 350_000, 699_999]
+    ends = [
+        100_000,
+        100_000,
+        200_000,
+        300_000,
+        400_000,
+        500_000,
+        699_999,
+    ]  # more than TRIES, all but one bring something
+    server.breaks = list(ends)
     assert get(server, tmp_path) == CONTENT
-    assert server.asked == [None, "bytes=100000-", "bytes=100000-", "bytes=350000-", "bytes=699999-"]
+    assert server.asked == [None, *(f"bytes={end}-" for end in ends)]
 
 
 def test_without_ranges_a_transfer_starts_over(server, tmp_path):
