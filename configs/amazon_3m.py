@@ -6,7 +6,7 @@
     done
     xrt-jax evaluate --workdir=runs/amazon_3m/bert{1,2,3}
 
-DIR is that of published.py. The paper: P@1/3/5 of 54.20/50.81/48.26 by the three together (rank_average), trained in
+DIR: see published.py. The paper: P@1/3/5 of 54.20/50.81/48.26 by the three together (rank_average), trained in
 29.3 hours on 8 V100; one alone 52.6/49.4/46.9 (Jain et al., MLSys 2023). Not run here.
 """
 

@@ -6,7 +6,7 @@
     done
     xrt-jax evaluate --workdir=runs/amazon_670k/bert{1,2,3}
 
-DIR is that of published.py. The paper: P@1/3/5 of 50.11/44.56/40.64 by the three together (softmax_average), trained in
+DIR: see published.py. The paper: P@1/3/5 of 50.11/44.56/40.64 by the three together (softmax_average), trained in
 10.5 hours on 8 V100; one alone 49.11/43.80/40.00 (Jain et al., MLSys 2023). Not run here.
 """
 

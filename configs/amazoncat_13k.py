@@ -1,4 +1,4 @@
-"""AmazonCat-13K: 1,186,239 / 306,782 products -> 13,330 categories. XR-Transformer as published, DIR of published.py.
+"""AmazonCat-13K: 1,186,239 / 306,782 products -> 13,330 categories. XR-Transformer as published.
 
     for encoder in bert roberta xlnet; do
         python -m xrt_jax.main --config=configs/amazoncat_13k.py:$encoder --config.data.dir=DIR \\
@@ -6,8 +6,8 @@
     done
     xrt-jax evaluate --workdir=runs/amazoncat_13k/{bert,roberta,xlnet}
 
-The paper: P@1/3/5 of 96.79/83.66/68.04 by the three together (softmax_average), trained in 13.2 hours on 8 V100.
-Not run here.
+DIR: see published.py. The paper: P@1/3/5 of 96.79/83.66/68.04 by the three together (softmax_average), trained in
+13.2 hours on 8 V100. Not run here.
 """
 
 from configs import default, published
@@ -15,7 +15,7 @@ from configs import default, published
 VARIANTS = {
     "bert": {"seed": 10, "encoder.hidden_dropout": 0.05, "ranker.Cp": (0.25,)},
     "roberta": {"seed": 1000, "encoder.name": "roberta-base"},
-    "xlnet": {"seed": 100000, "encoder.name": "xlnet-base-cased", "refined_tree.max_leaf_size": 100},  # 32 -> 256 -> …
+    "xlnet": {"seed": 100000, "encoder.name": "xlnet-base-cased", "refined_tree.max_leaf_size": 100},
 }
 
 
@@ -24,7 +24,7 @@ def get_config(variant=""):
     config.ensemble = "softmax_average"
     config.encoder.truncate_length = 256
     config.preliminary_tree = default.tree(nr_splits=8, min_codes=128, max_leaf_size=16)  # 128 -> 1,024 -> 13,330
-    config.refined_tree = default.tree(nr_splits=8, min_codes=128, max_leaf_size=16)
+    config.refined_tree = default.tree(nr_splits=8, min_codes=128, max_leaf_size=16)  # the same; 32 -> 256 with xlnet
     config.matcher.concat_threshold = (1e-4,)
     config.matcher.max_active_labels = (10000,)
     config.matcher.max_steps = (5000, 10000, 30000)

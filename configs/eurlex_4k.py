@@ -1,4 +1,4 @@
-"""EURLex-4K: 15,449 / 3,865 EU laws -> 3,956 EuroVoc concepts. XR-Transformer as published, with DIR of published.py.
+"""EURLex-4K: 15,449 / 3,865 EU laws -> 3,956 EuroVoc concepts. XR-Transformer as published.
 
     for encoder in bert roberta xlnet; do
         python -m xrt_jax.main --config=configs/eurlex_4k.py:$encoder --config.data.dir=DIR \\
@@ -6,8 +6,8 @@
     done
     xrt-jax evaluate --workdir=runs/eurlex_4k/{bert,roberta,xlnet}
 
-The paper: P@1/3/5 of 88.41/75.97/63.18 by the three together (softmax_average), trained in 0.8 hours on 8 V100.
-Not run here.
+DIR: see published.py. The paper: P@1/3/5 of 88.41/75.97/63.18 by the three together (softmax_average), trained in
+0.8 hours on 8 V100. Not run here.
 """
 
 from configs import default, published

@@ -1,4 +1,4 @@
-"""Wiki10-31K: 14,146 / 6,616 Wikipedia articles -> 30,938 tags. XR-Transformer as published, with DIR of published.py.
+"""Wiki10-31K: 14,146 / 6,616 Wikipedia articles -> 30,938 tags. XR-Transformer as published.
 
     for encoder in bert roberta xlnet; do
         python -m xrt_jax.main --config=configs/wiki10_31k.py:$encoder --config.data.dir=DIR \\
@@ -6,9 +6,9 @@
     done
     xrt-jax evaluate --workdir=runs/wiki10_31k/{bert,roberta,xlnet}
 
-The paper: P@1/3/5 of 88.69/80.17/70.91 by the three together (rank_average), trained in 1.5 hours on 8 V100. The
-tutorial of PECOS (KDD 2022) has bert alone: 87.95/78.79/69.43 in half an hour, 85.22/77.26/67.42 with the encoder as it
-comes, and XR-Linear with this ranker 84.96/76.30/65.67. Not run here.
+DIR: see published.py. The paper: P@1/3/5 of 88.69/80.17/70.91 by the three together (rank_average), trained in
+1.5 hours on 8 V100. The tutorial of PECOS (KDD 2022) has bert alone: 87.95/78.79/69.43 in half an hour,
+85.22/77.26/67.42 with the encoder as it comes, and XR-Linear with this ranker 84.96/76.30/65.67. Not run here.
 """
 
 from configs import default, published

@@ -6,7 +6,7 @@
     done
     xrt-jax evaluate --workdir=runs/wiki_500k/bert{1,2,3}
 
-DIR is that of published.py. The paper: P@1/3/5 of 79.40/59.02/46.25 by the three together (sigmoid_average), trained in
+DIR: see published.py. The paper: P@1/3/5 of 79.40/59.02/46.25 by the three together (sigmoid_average), trained in
 38.0 hours on 8 V100; one alone 78.1/57.6/45.0 (Jain et al., MLSys 2023). Not run here.
 """
 
