@@ -2,7 +2,9 @@
 
     python -m xrt_jax.main --config=configs/smoke.py --workdir=runs/smoke
 
-It says that all works, not how well: an encoder as small as this one brings nothing.
+It says that all works, not how well: an encoder as small as this one brings nothing. P@1/3/5: 28.72/27.30/23.19,
+XR-Linear 32.98/30.50/24.47. 29 s of one core of a shared x86-64 server (processor time), most of it compilation, which
+the next run finds on disk.
 """
 
 from pathlib import Path
