@@ -12,7 +12,7 @@ P@1/3/5 by this command, and seconds of one thread of a shared x86-64 server fro
 from configs import default
 
 ONLY_XR_TRANSFORMER = ("encoder", "scratch", "preliminary_tree", "matcher", "mesh")
-ONLY_XR_TRANSFORMER += ("xr_linear", "do_fine_tune", "fix_clustering")
+ONLY_XR_TRANSFORMER += ("xr_linear", "do_fine_tune", "fix_clustering", "ranker_features")
 
 
 def get_config():
