@@ -182,7 +182,7 @@ def _tokenizer(folder: Path) -> None:
 
 
 def _load_npz(folder: Path):
-    from xrt_jax.sparse import load_npz
+    from xrt_jax.npz import load_npz
 
     return load_npz(folder / "A.npz")
 
@@ -260,7 +260,7 @@ def _load_model(folder: Path):
 
 
 def _import_pecos(folder: Path):
-    from xrt_jax.pecos_models import import_pecos
+    from xrt_jax.pecos.models import import_pecos
 
     return import_pecos(folder / "model", folder / "imported")
 

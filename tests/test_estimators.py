@@ -25,7 +25,7 @@ from toy import NR_LABELS, toy_split
 
 from xrt_jax import XRLinearClassifier, XRTransformerClassifier
 from xrt_jax.calibration import Calibration, save_calibration
-from xrt_jax.estimators import are_texts, checked_texts
+from xrt_jax.estimators.inputs import are_texts, checked_texts
 from xrt_jax.metrics import precision_recall
 from xrt_jax.model import rank_texts
 
@@ -365,7 +365,7 @@ def test_push_to_hub(linear, monkeypatch, tmp_path):
         assert "tfidf/*" in allow_patterns and revision == "v1"
         return str(tmp_path / repo_id)
 
-    monkeypatch.setattr("xrt_jax.estimators.snapshot_download", download)
+    monkeypatch.setattr("xrt_jax.estimators.ranker.snapshot_download", download)
     config = tmp_path / "me/model/config.json"
     monkeypatch.setattr(huggingface_hub.hub_mixin, "hf_hub_download", lambda **kwargs: str(config))
     again = XRLinearClassifier.from_pretrained("me/model", revision="v1")

@@ -21,7 +21,6 @@ from fuzz_files import KINDS, build_samples, gzip_bomb, xz_bomb
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from xrt_jax import pecos_params
 from xrt_jax.calibration import Calibration, load_calibration, probabilities
 from xrt_jax.config import flatten, from_json, load_config, read_fields
 from xrt_jax.data.tables import as_text, cells, read_table
@@ -29,8 +28,9 @@ from xrt_jax.data.tfidf import load_tfidf
 from xrt_jax.disk import read_json
 from xrt_jax.encoders.huggingface import load_tokenizer
 from xrt_jax.model import load_model
-from xrt_jax.pecos_params import apply_params, read_params
-from xrt_jax.sparse import load_canonical, load_npz
+from xrt_jax.npz import load_canonical, load_npz
+from xrt_jax.pecos import params as pecos_params
+from xrt_jax.pecos.params import apply_params, read_params
 
 WORKER = Path(__file__).with_name("fuzz_files.py")
 ROOT = WORKER.parent.parent

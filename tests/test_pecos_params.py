@@ -8,7 +8,7 @@ from commands import ROOT, run
 from xrt_jax.config import flatten, from_json, load_config, set_field
 from xrt_jax.levels import plan_levels
 from xrt_jax.matcher.mesh import make_mesh
-from xrt_jax.pecos_params import SCHEMAS, default_of, kind_of
+from xrt_jax.pecos.params import SCHEMAS, default_of, kind_of
 from xrt_jax.stages import tree_levels
 from xrt_jax.xlinear.train import check_settings
 

@@ -28,7 +28,8 @@ from xrt_jax.data.folders import read_lines
 from xrt_jax.data.tables import as_labels, cells, read_table
 from xrt_jax.ensemble import combine, without_entries
 from xrt_jax.metrics import all_metrics, by_frequency, format_frequencies, format_pecos, format_table, precision_recall
-from xrt_jax.sparse import canonical, load_npz
+from xrt_jax.npz import load_npz
+from xrt_jax.sparse import canonical
 
 PROPENSITY = {"A": 0.55, "B": 1.5}
 

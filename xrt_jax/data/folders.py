@@ -26,15 +26,8 @@ import scipy.sparse as sp
 
 from xrt_jax.data.svmlight import parse_header, parse_svmlight
 from xrt_jax.disk import first_line, most_unpacked, replace_file
-from xrt_jax.sparse import (
-    dense_float32,
-    find_entries,
-    load_canonical,
-    normalize_rows,
-    read_array,
-    row_ids,
-    row_norms,
-)
+from xrt_jax.npz import load_canonical, read_array
+from xrt_jax.sparse import dense_float32, find_entries, normalize_rows, row_ids, row_norms
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from xrt_jax.disk import first_line, read_json, replace_file
-from xrt_jax.sparse import read_arrays
+from xrt_jax.npz import read_arrays
 
 SETTINGS = {"ngram_range", "min_df", "max_features", "sublinear_tf", "lowercase"}  # of scikit-learn's, what is fitted
 

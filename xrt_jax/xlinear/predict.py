@@ -13,17 +13,8 @@ import numpy as np
 import scipy.sparse as sp
 from numba import njit
 
-from xrt_jax.sparse import (
-    FeatureArrays,
-    Features,
-    as_features,
-    canonical,
-    feature_arrays,
-    nr_features,
-    row_ids,
-    thread_map,
-    tracked,
-)
+from xrt_jax.sparse import FeatureArrays, Features, as_features, canonical, feature_arrays, nr_features, row_ids
+from xrt_jax.threads import thread_map, tracked
 from xrt_jax.xlinear.chunks import CHILD, Chunks, make_chunks
 from xrt_jax.xlinear.postprocess import PostProcessor, neutral, parse
 from xrt_jax.xlinear.search import output_ptr, score_pairs, search_rows

@@ -2,7 +2,7 @@
 
     xrt-jax import-pecos PECOS_FOLDER --out=MODEL [--labels=names.txt]
     xrt-jax export-pecos MODEL --out=PECOS_FOLDER
-    python -m xrt_jax.pecos_models import PECOS_FOLDER --out=MODEL        (or export)
+    python -m xrt_jax.pecos.models import PECOS_FOLDER --out=MODEL        (or export)
 
 An XLinearModel, an XTransformer or its text_encoder (TransformerMatcher) comes in; nothing in it is executed: the
 fine-tuning head, which is a pickle and takes no part in predictions, stays behind, as do vectorizers of texts. Out goes
@@ -64,7 +64,7 @@ def import_pecos(folder: str | Path, out: str | Path, *, labels: str | Path | No
     if nr_given < 0:
         raise ValueError(f"{folder}: the concat_model has fewer features than the encoder's embeddings")
     names = label_names(folder, labels, 0 if ranker is None else ranker[-1].C.shape[0])
-    card = f"---\nlibrary_name: xrt_jax\n---\n\nMade from a model of PECOS ({kind}) by xrt_jax.pecos_models.\n"
+    card = f"---\nlibrary_name: xrt_jax\n---\n\nMade from a model of PECOS ({kind}) by xrt_jax.pecos.models.\n"
     save_model(
         out, settings=settings | {"normalize": False}, ranker=ranker, tfidf=None, labels=names, card=card, **encoder
     )
