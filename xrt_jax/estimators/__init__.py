@@ -13,6 +13,13 @@ Both take labels in four forms, and answer in the form that they were fitted on:
 
 With sparse labels the answers are sparse, because a score for each of a million labels would fit in no memory: they
 hold the labels that the beam search ends with, `only_topk` a row. Dense scores come from an exhaustive search.
+
+Whoever has better features of the texts than TF-IDF gives them beside the texts, an ndarray or sparse matrix [n, d]:
+
+    model.fit(texts, y, features=F, validation=(dev_texts, dev_y, dev_F))
+    model.predict_topk(new_texts, features=new_F)
+
+In grid searches scikit-learn's metadata routing hands them on, after set_fit_request and set_score_request.
 """
 
 from xrt_jax.estimators.linear import XRLinearClassifier

@@ -1,9 +1,13 @@
-"""Texts and seeds as scikit-learn's users give them."""
+"""Texts, features and seeds as scikit-learn's users give them."""
 
 from numbers import Integral
 
+import numpy as np
 import scipy.sparse as sp
 from sklearn.utils import check_random_state
+from sklearn.utils.validation import validate_data
+
+from xrt_jax.sparse import canonical, dense_float32
 
 
 def are_texts(X) -> bool:
@@ -28,9 +32,41 @@ def checked_texts(X) -> list[str]:
     return [" ".join(text.splitlines()) for text in texts]
 
 
-def check_validation(validation) -> None:
-    if validation is not None and not (isinstance(validation, (tuple, list)) and len(validation) == 2):
-        raise ValueError("validation must be a pair (X, y), or None")
+def checked_features(estimator, features, texts: list[str], *, reset: bool) -> sp.csr_matrix | np.ndarray:
+    """Features [n, d] of n texts as csr or ndarray float32; ValueError if the rows are others than the texts.
+
+    reset: as of scikit-learn's validate_data: whether the estimator is to remember number and names of the columns, or
+    they must be those that it remembers.
+    """
+    features = validate_data(estimator, features, accept_sparse="csr", reset=reset)
+    if features.shape[0] != len(texts):
+        raise ValueError(
+            f"features has {features.shape[0]} rows, but X {len(texts)} texts: row n must belong to text n"
+        )
+    if sp.issparse(features):
+        return canonical(features, "csr", "features")
+    return dense_float32(features, "features")
+
+
+def refuse_features(features) -> None:
+    """ValueError for features that an estimator fitted on texts alone has no use for."""
+    if features is not None:
+        raise ValueError("features are given, but the estimator was fitted without: leave them out")
+
+
+def checked_validation(validation, features) -> tuple | None:
+    """Validation data as (X, y, features or None); ValueError unless they have features just where fit has."""
+    if validation is None:
+        return None
+    if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
+        raise ValueError("validation must be (X, y), with features (X, y, features), or None")
+    validation = (*validation, None)[:3]
+    if (validation[2] is None) != (features is None):
+        raise ValueError(
+            "features are given for training or validation alone: give both, fit(X, y, features=F, "
+            "validation=(X, y, F)), or none"
+        )
+    return validation
 
 
 def seed_of(random_state) -> int:

@@ -4,7 +4,14 @@ from sklearn.utils.validation import check_consistent_length, validate_data
 
 from xrt_jax.data.folders import Dataset, Split
 from xrt_jax.data.tfidf import fit_tfidf
-from xrt_jax.estimators.inputs import are_texts, check_validation, checked_texts, seed_of
+from xrt_jax.estimators.inputs import (
+    are_texts,
+    checked_features,
+    checked_texts,
+    checked_validation,
+    refuse_features,
+    seed_of,
+)
 from xrt_jax.estimators.ranker import Ranker
 from xrt_jax.model import Model
 from xrt_jax.sparse import normalize_rows
@@ -90,37 +97,41 @@ class XRLinearClassifier(Ranker, library_name="xrt_jax"):
         tags.input_tags.sparse = True
         return tags
 
-    def fit(self, X, y, validation=None) -> "XRLinearClassifier":
+    def fit(self, X, y, validation=None, features=None) -> "XRLinearClassifier":
         """Trains.
 
         Args:
             X: n texts (str), or features [n, d], ndarray or sparse.
             y: labels of the n rows, see the module.
-            validation: (X, y) to measure `validation_metrics_` on, in the same forms.
+            validation: (X, y) or (X, y, features) to measure `validation_metrics_` on, in the same forms.
+            features: [n, d], ndarray or sparse, of n texts X: what is learned from in place of TF-IDF. The texts then
+                count for nothing here; XRTransformerClassifier takes the same arguments.
 
         Raises:
             ValueError: data or parameters that cannot be used.
         """
-        check_validation(validation)
-        texts = None
-        if are_texts(X):
-            texts = checked_texts(X)
+        validation = checked_validation(validation, features)
+        texts = checked_texts(X) if are_texts(X) or features is not None else None
+        if features is not None:
+            tfidf, X_trn = None, checked_features(self, features, texts, reset=True)
+        elif texts is not None:
             settings = {name: getattr(self, name) for name in ("ngram_range", "min_df", "max_features", "sublinear_tf")}
-            tfidf, features = fit_tfidf(texts, **settings)
+            tfidf, X_trn = fit_tfidf(texts, **settings)
         else:
-            tfidf, features = None, validate_data(self, X, accept_sparse="csr")
-            features = normalize_rows(features) if self.normalize else features
+            tfidf, X_trn = None, validate_data(self, X, accept_sparse="csr")
+        if tfidf is None and self.normalize:
+            X_trn = normalize_rows(X_trn)
         Y, labels = self._take_target(y)
-        check_consistent_length(features, Y)
+        check_consistent_length(X_trn, Y)
         self.seed_ = seed_of(self.random_state)
         chain = hierarchical_kmeans(
-            tree_embeddings("pifa", Y, features),
+            tree_embeddings("pifa", Y, X_trn),
             nr_splits=self.nr_splits,
             max_leaf_size=self.max_leaf_size,
             seed=self.seed_,
         )
         ranker = train_ranker(
-            features,
+            X_trn,
             Y,
             chain,
             negative_sampling=(self.negative_sampling,),
@@ -135,11 +146,14 @@ class XRLinearClassifier(Ranker, library_name="xrt_jax"):
         )
         settings = {"model": self._model_kind, "normalize": bool(self.normalize)}
         model = Model(settings=settings, encoder=None, ranker=ranker, tfidf=tfidf, labels=labels)
-        return self._finish(model, Dataset(Split(texts, Y, None), None, None, labels), validation)
+        return self._finish(model, Dataset(Split(texts, Y, features), None, None, labels), validation)
 
-    def _inputs(self, X) -> tuple[list[str] | None, object]:
+    def _inputs(self, X, features) -> tuple[list[str] | None, object]:
         if self.model_.tfidf is not None:
+            refuse_features(features)
             return checked_texts(X), None
+        if features is not None:
+            return None, checked_features(self, features, checked_texts(X), reset=False)
         if are_texts(X):
-            raise ValueError("X holds texts, but the estimator was fitted on features: give features")
+            raise ValueError("X holds texts, but the estimator was fitted on features: give features=, or them as X")
         return None, validate_data(self, X, accept_sparse="csr", reset=False)

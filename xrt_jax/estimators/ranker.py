@@ -16,7 +16,7 @@ from xrt_jax.disk import read_json
 from xrt_jax.estimators.targets import CLASSES, DENSE, NAMES, SPARSE, Target, indicator, read_target
 from xrt_jax.header import KINDS, model_card
 from xrt_jax.metrics import precision_recall
-from xrt_jax.model import Model, load_model, rank_texts, save_model
+from xrt_jax.model import Model, load_model, nr_given_features, rank_texts, save_model
 from xrt_jax.predict import named_rows
 from xrt_jax.report import progress
 from xrt_jax.xlinear.postprocess import LOG_HINGE, LOG_SIGMOID, NOOP, parse
@@ -43,12 +43,14 @@ class Ranker(ModelHubMixin, ClassifierMixin, BaseEstimator):
 
     # ---- predictions ----
 
-    def predict(self, X) -> np.ndarray | sp.csr_matrix:
+    # X is what fit took; features [n, d] go beside texts where fit was given both.
+
+    def predict(self, X, features=None) -> np.ndarray | sp.csr_matrix:
         """The labels of each row, in the form of fit (see the module): those that score `min_score` or more.
 
         With a class a row: the best one. A row can have no label; `predict_topk` always has some.
         """
-        P = self._rank(X)
+        P = self._rank(X, features)
         if self.target_.kind == CLASSES:
             return self.classes_[P.indices[P.indptr[:-1]]]  # rows are sorted by score
         P.data = P.data >= self._least_score()
@@ -57,7 +59,7 @@ class Ranker(ModelHubMixin, ClassifierMixin, BaseEstimator):
         P = P.astype(np.int64)
         return P.toarray() if self.target_.kind == DENSE else P
 
-    def predict_topk(self, X, k: int = 10) -> list[list[tuple]]:
+    def predict_topk(self, X, k: int = 10, features=None) -> list[list[tuple]]:
         """The k best labels of each row, best first, as (label, score); label is an entry of `classes_`.
 
         A beam search that ends with fewer labels gives fewer.
@@ -65,9 +67,9 @@ class Ranker(ModelHubMixin, ClassifierMixin, BaseEstimator):
         if not isinstance(k, Integral) or k < 1:
             raise ValueError(f"k is {k!r}: it must be a whole number from 1 on")
         names = self.classes_.tolist() if hasattr(self, "classes_") else []
-        return [[tuple(pair) for pair in row] for row in named_rows(self._rank(X, only_topk=int(k)), names)]
+        return [[tuple(pair) for pair in row] for row in named_rows(self._rank(X, features, only_topk=int(k)), names)]
 
-    def decision_function(self, X) -> np.ndarray | sp.csr_matrix:
+    def decision_function(self, X, features=None) -> np.ndarray | sp.csr_matrix:
         """Ranking scores float32, after the post-processor: ndarray or csr by the form of fit (see the module).
 
         Of two classes, one number a row, above 0 for the second. In a csr, labels that are not stored rank below.
@@ -75,33 +77,33 @@ class Ranker(ModelHubMixin, ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         nr_labels = len(self.classes_)
         if self.target_.kind in (SPARSE, NAMES):
-            P = self._rank(X)
+            P = self._rank(X, features)
             P.sort_indices()
             return P
-        scores = self._rank(X, beam_size=nr_labels, only_topk=nr_labels).toarray()
+        scores = self._rank(X, features, beam_size=nr_labels, only_topk=nr_labels).toarray()
         is_binary = self.target_.kind == CLASSES and nr_labels == 2
         return scores[:, 1] - scores[:, 0] if is_binary else scores
 
-    def score(self, X, y) -> float:
+    def score(self, X, y, features=None) -> float:
         """P@1: the share of rows whose best label is right. With a class a row that is the accuracy.
 
         scikit-learn's subset accuracy of multi-label classifiers tells nothing with many labels. y: labels in the form
         of fit; those that fit did not see count as missed.
         """
-        return float(self._precision_recall(X, y, 1)["prec"][0])
+        return float(self._precision_recall(X, y, features, k=1)["prec"][0])
 
-    def _rank(self, X, **search) -> sp.csr_matrix:
+    def _rank(self, X, features, **search) -> sp.csr_matrix:
         """csr float32 [n, L], rows by descending score; search: arguments of rank_texts."""
         check_is_fitted(self)
-        texts, X = self._inputs(X)
+        texts, X = self._inputs(X, features)
         bars = progress if getattr(self, "verbose", False) else None
         with tempfile.TemporaryDirectory() as tmp:
             return rank_texts(self.model_, texts, Path(tmp) / "tokens", X=X, progress=bars, **search)
 
-    def _precision_recall(self, X, y, k: int) -> dict[str, np.ndarray]:
+    def _precision_recall(self, X, y, features, *, k: int) -> dict[str, np.ndarray]:
         check_is_fitted(self)
         Y = indicator(self.target_, y)
-        P = self._rank(X)
+        P = self._rank(X, features)
         check_consistent_length(P, Y)
         return precision_recall(Y, P, k)
 
@@ -121,13 +123,14 @@ class Ranker(ModelHubMixin, ClassifierMixin, BaseEstimator):
         return Y, [str(label) for label in self.classes_.tolist()]
 
     def _finish(self, model: Model, dataset: Dataset, validation) -> "Ranker":
-        """Sets the fitted attributes; measures on the validation data."""
+        """Sets the fitted attributes; measures on the validation data, as of checked_validation."""
         self.model_ = model
-        self.validation_metrics_ = validation and self._precision_recall(*validation, 10)
+        self.validation_metrics_ = validation and self._precision_recall(*validation, k=10)
         metrics = {self._model_kind: self.validation_metrics_} if validation else {}
         name = type(self).__name__
         same = type(self)(**self._parameters())
-        made_by = f"from xrt_jax import {name}\n\nmodel = {same.__repr__(N_CHAR_MAX=10**9)}\nmodel.fit(X, y)"
+        fitted = "X, y" if dataset.trn.X is None else "X, y, features=features"
+        made_by = f"from xrt_jax import {name}\n\nmodel = {same.__repr__(N_CHAR_MAX=10**9)}\nmodel.fit({fitted})"
         self.card_ = model_card(
             self._model_kind, dataset, metrics, source="data in memory", made_by=made_by, split="validation"
         )
@@ -185,7 +188,7 @@ class Ranker(ModelHubMixin, ClassifierMixin, BaseEstimator):
         A folder of xrt_jax.main has default parameters and labels of the form NAMES.
 
         Raises:
-            FileNotFoundError, ValueError: no model folder, one of another kind, or one that needs texts and features.
+            FileNotFoundError, ValueError: no model folder, or one of another kind.
         """
         folder = Path(folder)
         kind = read_json(folder / "config.json")["model"] if (folder / "config.json").is_file() else cls._model_kind
@@ -193,8 +196,6 @@ class Ranker(ModelHubMixin, ClassifierMixin, BaseEstimator):
             other = KINDS[kind][1] or "xrt_jax.encode"
             raise ValueError(f"{folder} is of the kind {kind}, {cls.__name__} opens {cls._model_kind}: use {other}")
         model = load_model(folder)
-        if model.encoder is not None and model.tfidf is None:
-            raise ValueError(f"{folder} was trained on texts and given features: use python -m xrt_jax.predict")
         saved = model.settings.pop("estimator", {"parameters": {}, "target": NAMES, "classes": None})
         estimator = cls(**{name: _as_parameter(value) for name, value in saved["parameters"].items()})
         estimator.seed_ = estimator.random_state
@@ -216,9 +217,13 @@ class Ranker(ModelHubMixin, ClassifierMixin, BaseEstimator):
             from xrt_jax.encoders.huggingface import tokenizer_files
 
             self.tokenizer_files_ = {path.name: path.read_bytes() for path in tokenizer_files(folder / "encoder")}
-        elif model.tfidf is None:
-            top = model.ranker[0]
-            self.n_features_in_ = top.W.shape[0] - (top.bias > 0)
+        if self._nr_given():
+            self.n_features_in_ = self._nr_given()
+
+    def _nr_given(self) -> int:
+        """Columns of the features that the model needs beside texts, or in their place."""
+        encoder = self.model_.encoder
+        return 0 if self.model_.tfidf is not None else nr_given_features(self.model_.ranker, encoder and encoder.module)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """For save_pretrained and push_to_hub: the model's parts go into the folder, whatever else it holds stays."""

@@ -5,13 +5,14 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse as sp
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from xrt_jax.config import override
 from xrt_jax.data.folders import Dataset, Split, save_dataset
 from xrt_jax.default_config import get_config
-from xrt_jax.disk import fingerprint
-from xrt_jax.estimators.inputs import check_validation, checked_texts, seed_of
+from xrt_jax.disk import fingerprint, replace_folder
+from xrt_jax.estimators.inputs import checked_features, checked_texts, checked_validation, refuse_features, seed_of
 from xrt_jax.estimators.ranker import Ranker
 from xrt_jax.estimators.targets import indicator
 from xrt_jax.model import encode_texts, load_model
@@ -53,7 +54,7 @@ class XRTransformerClassifier(Ranker, library_name="xrt_jax"):
         only_topk: clusters kept at each level of the search, and labels that it ends with.
         post_processor: see XRLinearClassifier; of the linear rankers.
         min_score: see XRLinearClassifier.
-        ngram_range, min_df, max_features, sublinear_tf: of TF-IDF (xrt_jax/data/tfidf.py).
+        ngram_range, min_df, max_features, sublinear_tf: of TF-IDF (xrt_jax/data/tfidf.py), where fit has no features.
         config_overrides: {"matcher.loss": "hinge", …}: any other field of xrt_jax/default_config.py. These win.
         workdir: folder of the run, with its data, checkpoints and metrics, from which a fit that was broken off goes on
             when it is called again with the same data and parameters; None: a temporary one.
@@ -64,6 +65,7 @@ class XRTransformerClassifier(Ranker, library_name="xrt_jax"):
         classes_: ndarray [L], see the module.
         model_: xrt_jax.model.Model.
         validation_metrics_: {"prec": [10], "recall": [10]} on the validation data of fit, or None.
+        n_features_in_, feature_names_in_: as in scikit-learn, if fit was given features.
     """
 
     _model_kind = "xr_transformer"
@@ -120,27 +122,32 @@ class XRTransformerClassifier(Ranker, library_name="xrt_jax"):
         tags.input_tags.two_d_array = False
         return tags
 
-    def fit(self, X, y, validation=None) -> "XRTransformerClassifier":
+    def fit(self, X, y, validation=None, features=None) -> "XRTransformerClassifier":
         """Trains.
 
         Args:
             X: n texts (str); line breaks become blanks.
             y: labels of the n texts, see the module.
-            validation: (X, y), shown while training and measured on in the end, `validation_metrics_`. With the
-                override {"matcher.max_no_improve": 3} a level ends early when it does not get better on them.
+            validation: (X, y) or (X, y, features), shown while training and measured on in the end,
+                `validation_metrics_`. With the override {"matcher.max_no_improve": 3} a level ends early when it does
+                not get better on them.
+            features: [n, d], ndarray or sparse, in place of TF-IDF; the override {"data.normalize": True} brings their
+                rows to unit length.
 
         Raises:
             ValueError: data or parameters that cannot be used, or a workdir of another fit.
         """
         from xrt_jax.train import train_and_evaluate
 
-        check_validation(validation)
+        validation = checked_validation(validation, features)
         texts = checked_texts(X)
+        if features is not None:
+            features = checked_features(self, features, texts, reset=True)
         Y, labels = self._take_target(y)
         check_consistent_length(texts, Y)
         self.seed_ = seed_of(self.random_state)
-        dev = validation and Split(checked_texts(validation[0]), indicator(self.target_, validation[1]), None)
-        dataset = Dataset(Split(texts, Y, None), dev, None, labels)
+        dev = validation and self._dev(*validation)
+        dataset = Dataset(Split(texts, Y, features), dev, None, labels)
         with contextlib.ExitStack() as stack:
             workdir = Path(self.workdir or stack.enter_context(tempfile.TemporaryDirectory()))
             if not self.verbose:
@@ -157,8 +164,20 @@ class XRTransformerClassifier(Ranker, library_name="xrt_jax"):
             bars = progress if self.verbose else None
             return encode_texts(self.model_, checked_texts(X), Path(tmp) / "tokens", progress=bars)
 
-    def _inputs(self, X) -> tuple[list[str], None]:
-        return checked_texts(X), None
+    def _dev(self, X, y, features) -> Split:
+        """The validation split."""
+        texts, Y = checked_texts(X), indicator(self.target_, y)
+        check_consistent_length(texts, Y)
+        return Split(texts, Y, features if features is None else checked_features(self, features, texts, reset=False))
+
+    def _inputs(self, X, features) -> tuple[list[str], object]:
+        texts = checked_texts(X)
+        if not self._nr_given():
+            refuse_features(features)
+            return texts, None
+        if features is None:
+            raise ValueError("the estimator was fitted on texts and features: give features= of the texts too")
+        return texts, checked_features(self, features, texts, reset=False)
 
     def _config(self, data: Path, dev: Split | None):
         """The run's ConfigDict."""
@@ -194,11 +213,19 @@ class XRTransformerClassifier(Ranker, library_name="xrt_jax"):
 def _write_once(workdir: Path, dataset: Dataset) -> Path:
     """The data-set folder in a work directory, named by a checksum of the data; ValueError if it has other data."""
     splits = [split for split in (dataset.trn, dataset.dev) if split]
-    parts = [part for split in splits for part in (split.texts, split.Y.indptr, split.Y.indices)]
+    parts = [part for split in splits for part in (split.texts, split.Y.indptr, split.Y.indices, *_arrays(split.X))]
     folder = workdir / f"data-{fingerprint(*parts, dataset.label_names):08x}"
     others = [path for path in workdir.glob("data-*") if path != folder]
     if others:
         raise ValueError(f"workdir={workdir} belongs to a fit on other data: choose another one")
-    if not (folder / "X.trn.txt").is_file():
-        save_dataset(folder, dataset)
+    if not folder.is_dir():
+        with replace_folder(folder) as tmp:
+            save_dataset(tmp, dataset)
     return folder
+
+
+def _arrays(X) -> tuple:
+    """The arrays that features, csr, ndarray or None, consist of."""
+    if X is None:
+        return ()
+    return (X.indptr, X.indices, X.data) if sp.issparse(X) else (X,)
