@@ -267,7 +267,7 @@ def test_a_model_on_features_saved_and_loaded(tmp_path):
 
 def test_a_calibration_stays_with_the_model(linear, tmp_path):
     linear.save(tmp_path / "m")
-    found = Calibration("platt", [], [], [1.5, -0.25], True, [], 80)
+    found = Calibration("platt", [], [], [1.5, -0.25], True, [], 80, [])
     save_calibration(tmp_path / "m", found)
     again = XRLinearClassifier.load(tmp_path / "m")
     again.save(tmp_path / "n")

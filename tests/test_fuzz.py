@@ -2,8 +2,6 @@
 
 No load may execute what a file holds, crash, hang, or take more than 2 GiB for a small file. A failure names its kind
 and seed; XRT_FUZZ_TRACE=1 python tests/fuzz_files.py SAMPLES SCRATCH KIND SEED SEED+1 shows it alone.
-
-Not changed here: Parquet files, which pyarrow reads in code of its own (with bounds of its own on memory).
 """
 
 import json
@@ -35,7 +33,8 @@ from xrt_jax.pecos.params import apply_params, read_params
 WORKER = Path(__file__).with_name("fuzz_files.py")
 ROOT = WORKER.parent.parent
 SECONDS_A_LOAD = 0.3  # many times what it takes, and a minute to start
-WITH_JAX = ("safetensors", "torch encoder", "modernbert")  # a load is a trace, tens of milliseconds
+# A load is a trace, tens of milliseconds.
+WITH_JAX = ("safetensors", "torch encoder", "modernbert", "roberta", "xlm-roberta", "distilbert", "xlnet")
 
 # Kind -> seeds that once ended otherwise
 FOUND = {
@@ -43,6 +42,7 @@ FOUND = {
     "tfidf": [0, 3, 4],
     "jsonl": [13],
     "csv.gz": [30],
+    "parquet": [75, 82, 147, 181],
     "config": [7, 14, 34, 39, 41, 47],
     "params": [1, 8, 13, 29, 42, 221],
     "calibration": [5, 9, 13, 19, 27, 32],
@@ -218,7 +218,7 @@ def test_any_value_of_a_field(tmp_path, field, key, value):
 @given(field=st.sampled_from(Calibration._fields), value=values)
 def test_any_value_in_a_calibration(tmp_path, field, value):
     path = tmp_path / "calibration.json"
-    sound = Calibration("isotonic", [0.1, 0.9], [0.0, 1.0], [], False, [[1.0, 0.0]], 7)
+    sound = Calibration("isotonic", [0.1, 0.9], [0.0, 1.0], [], False, [[1.0, 0.0]], 7, [[[0.0, 1.0], [0.2, 0.8]]])
     path.write_text(json.dumps(sound._asdict() | {field: value}))
     ends_well(path, lambda: probabilities(load_calibration(tmp_path, 1), np.array([0.5])))
 
