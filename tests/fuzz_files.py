@@ -78,6 +78,17 @@ def _tfidf(folder: Path) -> None:
     save_tfidf(folder / "tfidf", fit_tfidf(["red fox", "red cat and fox", "a cat"], min_df=1)[0])
 
 
+def _pecos_tfidf(folder: Path) -> None:
+    shutil.copytree(GOLDEN / "pecos_tfidf" / "both", folder / "theirs")
+
+
+def _saved_pecos_tfidf(folder: Path) -> None:
+    from xrt_jax.data.pecos_tfidf import read_pecos_tfidf
+    from xrt_jax.data.tfidf import save_tfidf, tfidf_of_pecos
+
+    save_tfidf(folder / "tfidf", tfidf_of_pecos(*read_pecos_tfidf(GOLDEN / "pecos_tfidf" / "both")))
+
+
 def _svmlight(folder: Path) -> None:
     lines = ["4 9 5", "0,2 0:1 3:.5e-1 8:-2", " 1:4 7:1e2", "4 2:1", "1,3,4"]
     (folder / "train.txt").write_text("\n".join(lines) + "\n")
@@ -223,6 +234,13 @@ def _load_tfidf(folder: Path):
     return tfidf
 
 
+def _load_pecos_tfidf(folder: Path):
+    from xrt_jax.data.pecos_tfidf import read_pecos_tfidf
+    from xrt_jax.data.tfidf import tfidf_of_pecos, transform
+
+    transform(tfidf_of_pecos(*read_pecos_tfidf(folder / "theirs")), ["red fox", "cat"])
+
+
 def _load_svmlight(folder: Path):
     from xrt_jax.data.svmlight import parse_svmlight
 
@@ -300,6 +318,8 @@ KINDS = {
     "ranker": (_ranker_folder, _load_ranker),
     "mapped": (_mapped, _load_mapped),
     "tfidf": (_tfidf, _load_tfidf),
+    "pecos tfidf": (_pecos_tfidf, _load_pecos_tfidf),
+    "saved pecos tfidf": (_saved_pecos_tfidf, _load_tfidf),
     "svmlight": (_svmlight, _load_svmlight),
     "dataset": (_dataset, _load_dataset),
     "csv": (_table("texts.csv", CSV), _load_table),
