@@ -183,7 +183,7 @@ def test_features_go_through_a_grid_search():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"features": np.zeros((2, 3))}, "features has 2 rows, X 300 texts: row n must belong to text n"),
+        ({"features": np.zeros((2, 3))}, "features has 2 rows, but X 300 texts: row n must belong to text n"),
         ({"features": np.zeros((300, 3)), "validation": (DEV.texts, DEV.Y)}, "for training or validation alone: give"),
         ({"validation": (DEV.texts, DEV.Y, np.zeros((60, 3)))}, "for training or validation alone: give both"),
         ({"features": np.zeros((300, 3)), "X": np.zeros((300, 4))}, "X is no sequence of texts but ndarray"),
@@ -202,7 +202,7 @@ def test_features_missing_or_too_many_at_prediction(linear):
     for given, arguments, message in [
         (model, {}, "fitted on features: give features=, or them as X"),
         (model, {"features": F_dev[:, :5]}, f"X has 5 features, but XRLinearClassifier is expecting {F.shape[1]}"),
-        (model, {"features": F_dev[:5]}, "features has 5 rows, X 60 texts"),
+        (model, {"features": F_dev[:5]}, "features has 5 rows, but X 60 texts"),
         (linear, {"features": F_dev}, "but the estimator was fitted without: leave them out"),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -393,7 +393,7 @@ def test_the_transformer_on_features_of_ones_own(transformer, tmp_path, dense):
     for features, message in [
         (None, "fitted on texts and features: give features= of the texts too"),
         (F_dev[:, 1:], f"expecting {F.shape[1]} features"),
-        (F_dev[1:], "features has 59 rows, X 60 texts"),
+        (F_dev[1:], "features has 59 rows, but X 60 texts"),
     ]:
         with pytest.raises(ValueError, match=message):
             again.predict(DEV.texts, features=features)

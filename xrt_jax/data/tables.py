@@ -157,7 +157,7 @@ def _check_types(name: str, names: list[str], schema) -> None:
     """ValueError for columns of Parquet, schema of pyarrow's, that are there twice, or hold no texts or labels."""
     from pyarrow import types
 
-    of_cells = (_is_text, types.is_integer, types.is_floating, types.is_null)
+    of_cells = (_is_text, types.is_string_view, types.is_integer, types.is_floating, types.is_null)
     of_lists = (types.is_list, types.is_large_list, types.is_fixed_size_list)
     for column in names:
         if schema.names.count(column) > 1:
