@@ -203,7 +203,7 @@ def test_features_missing_or_too_many_at_prediction(linear):
         (model, {}, "fitted on features: give features=, or them as X"),
         (model, {"features": F_dev[:, :5]}, f"X has 5 features, but XRLinearClassifier is expecting {F.shape[1]}"),
         (model, {"features": F_dev[:5]}, "features has 5 rows, but X 60 texts"),
-        (linear, {"features": F_dev}, "but the estimator was fitted without: leave them out"),
+        (linear, {"features": F_dev}, "but the estimator predicts from the texts alone: leave"),
     ]:
         with pytest.raises(ValueError, match=message):
             given.predict(DEV.texts, **arguments)
@@ -339,6 +339,23 @@ def transformer(tmp_path_factory, quick_compilation):
     return model.fit(TRN.texts, names_of(TRN.Y), validation=(DEV.texts, names_of(DEV.Y)))
 
 
+def test_a_transformer_without_tfidf(transformer, quick_compilation, tmp_path):
+    """The encoder of the other one as it comes, and a ranker on its embeddings alone."""
+    encoder = Path(transformer.workdir) / "run/model/encoder"
+    model = XRTransformerClassifier(
+        encoder=str(encoder),
+        truncate_length=24,
+        max_leaf_size=NR_LABELS,
+        ranker_features="embedding",
+        config_overrides={"do_fine_tune": False},
+    ).fit(TRN.texts, names_of(TRN.Y))
+    assert model.model_.tfidf is None and model.model_.ranker[0].W.shape[0] == transformer.encode(["x"]).shape[1] + 1
+    model.save(tmp_path / "model")
+    loaded = XRTransformerClassifier.load(tmp_path / "model")
+    assert loaded.predict_topk(DEV.texts, k=2) == model.predict_topk(DEV.texts, k=2)
+    assert loaded.predict_topk(DEV.texts, k=2, features=np.ones((60, 3))) == model.predict_topk(DEV.texts, k=2)
+
+
 def test_the_transformer_learns_and_is_silent(transformer, capsys):
     assert transformer.score(DEV.texts, names_of(DEV.Y)) > 0.9
     assert transformer.validation_metrics_["prec"][0] > 0.9
@@ -397,7 +414,7 @@ def test_the_transformer_on_features_of_ones_own(transformer, tmp_path, dense):
     ]:
         with pytest.raises(ValueError, match=message):
             again.predict(DEV.texts, features=features)
-    with pytest.raises(ValueError, match="fitted without: leave them out"):
+    with pytest.raises(ValueError, match="predicts from the texts alone: leave them out"):
         transformer.predict(DEV.texts, features=F_dev)
     with pytest.raises(ValueError, match="belongs to a fit on other data: choose another one"):
         clone(model).fit(TRN.texts, names_of(TRN.Y), features=2 * F)
@@ -501,6 +518,7 @@ def test_bad_fits_of_xr_linear(parameters, arguments, message):
         ({"max_steps": "many"}, "'matcher.max_steps' takes int values"),
         ({"truncate_length": "long"}, "config field 'encoder.truncate_length'"),
         ({"encoder": "no/such-folder"}, "no/such-folder is not a folder"),
+        ({"ranker_features": "tfidf"}, "ranker_features is 'tfidf': choose one of both, embedding"),
     ],
 )
 def test_bad_fits_of_xr_transformer(parameters, message):

@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
     config.do_fine_tune = True  # False: the ranker takes the embeddings of the encoder as it comes
     config.only_encoder = False  # True: no ranker is trained, the model folder holds the encoder alone
     config.fix_clustering = False  # True: the ranker takes the preliminary tree, no refined one is built
+    config.ranker_features = "both"  # TF-IDF (or the data's features) beside the embedding, or "embedding" alone
 
     config.data = ConfigDict()
     config.data.dir = ""  # a folder in PECOS's layout; empty: the embedded corpus, see `docstrings`

@@ -49,9 +49,9 @@ def checked_features(estimator, features, texts: list[str], *, reset: bool) -> s
 
 
 def refuse_features(features) -> None:
-    """ValueError for features that an estimator fitted on texts alone has no use for."""
+    """ValueError for features beside texts that an estimator has no use for."""
     if features is not None:
-        raise ValueError("features are given, but the estimator was fitted without: leave them out")
+        raise ValueError("features are given, but the estimator predicts from the texts alone: leave them out")
 
 
 def checked_validation(validation, features) -> tuple | None:

@@ -53,6 +53,7 @@ class XRTransformerClassifier(Ranker, library_name="xrt_jax"):
         max_leaf_size: most labels under a lowest cluster.
         only_topk: clusters kept at each level of the search, and labels that it ends with.
         post_processor: see XRLinearClassifier; of the linear rankers.
+        ranker_features: what these take: "both", TF-IDF and the embedding, or "embedding" alone.
         min_score: see XRLinearClassifier.
         ngram_range, min_df, max_features, sublinear_tf: of TF-IDF (xrt_jax/data/tfidf.py), where fit has no features.
         config_overrides: {"matcher.loss": "hinge", …}: any other field of xrt_jax/default_config.py. These win.
@@ -85,6 +86,7 @@ class XRTransformerClassifier(Ranker, library_name="xrt_jax"):
         max_leaf_size=16,
         only_topk=20,
         post_processor="l3-hinge",
+        ranker_features="both",
         min_score=None,
         ngram_range=(1, 2),
         min_df=2,
@@ -107,6 +109,7 @@ class XRTransformerClassifier(Ranker, library_name="xrt_jax"):
         self.max_leaf_size = max_leaf_size
         self.only_topk = only_topk
         self.post_processor = post_processor
+        self.ranker_features = ranker_features
         self.min_score = min_score
         self.ngram_range = ngram_range
         self.min_df = min_df
@@ -132,7 +135,7 @@ class XRTransformerClassifier(Ranker, library_name="xrt_jax"):
                 `validation_metrics_`. With the override {"matcher.max_no_improve": 3} a level ends early when it does
                 not get better on them.
             features: [n, d], ndarray or sparse, in place of TF-IDF; the override {"data.normalize": True} brings their
-                rows to unit length.
+                rows to unit length. With ranker_features="embedding" only trees come of them, and predictions need none.
 
         Raises:
             ValueError: data or parameters that cannot be used, or a workdir of another fit.
@@ -172,6 +175,8 @@ class XRTransformerClassifier(Ranker, library_name="xrt_jax"):
 
     def _inputs(self, X, features) -> tuple[list[str], object]:
         texts = checked_texts(X)
+        if self.model_.settings.get("ranker_features") == "embedding":
+            return texts, None  # whether features are given or not
         if not self._nr_given():
             refuse_features(features)
             return texts, None
@@ -198,6 +203,7 @@ class XRTransformerClassifier(Ranker, library_name="xrt_jax"):
             "matcher.head_learning_rate": self.head_learning_rate or 2 * rate,
             "ranker.only_topk": self.only_topk,
             "ranker.post_processor": self.post_processor,
+            "ranker_features": self.ranker_features,
             "tfidf.ngram_range": self.ngram_range,
             "tfidf.min_df": self.min_df,
             "tfidf.max_features": self.max_features,
