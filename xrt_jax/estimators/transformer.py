@@ -135,7 +135,7 @@ class XRTransformerClassifier(Ranker, library_name="xrt_jax"):
                 `validation_metrics_`. With the override {"matcher.max_no_improve": 3} a level ends early when it does
                 not get better on them.
             features: [n, d], ndarray or sparse, in place of TF-IDF; the override {"data.normalize": True} brings their
-                rows to unit length. With ranker_features="embedding" only trees come of them, and predictions need none.
+                rows to unit length. With ranker_features="embedding" only trees come of them; predictions need none.
 
         Raises:
             ValueError: data or parameters that cannot be used, or a workdir of another fit.
