@@ -7,7 +7,7 @@ is that of one GPU: ",gpus=8" behind the file's name says how many it would trai
 """
 
 from configs import default, xlinear
-from xrt_jax.pecos_params import apply_params, kind_of, read_params, tell
+from xrt_jax.pecos.params import apply_params, kind_of, read_params, tell
 
 
 def get_config(argument=""):

@@ -6,6 +6,7 @@ loads the files of the seeds FIRST to LAST - 1 of each kind, in a process that m
 undamaged file is loaded. A line of JSON tells how each ended; the file SCRATCH/now names the seed at work.
 """
 
+import copy
 import io
 import json
 import lzma
@@ -77,6 +78,17 @@ def _tfidf(folder: Path) -> None:
     save_tfidf(folder / "tfidf", fit_tfidf(["red fox", "red cat and fox", "a cat"], min_df=1)[0])
 
 
+def _pecos_tfidf(folder: Path) -> None:
+    shutil.copytree(GOLDEN / "pecos_tfidf" / "both", folder / "theirs")
+
+
+def _saved_pecos_tfidf(folder: Path) -> None:
+    from xrt_jax.data.pecos_tfidf import read_pecos_tfidf
+    from xrt_jax.data.tfidf import save_tfidf, tfidf_of_pecos
+
+    save_tfidf(folder / "tfidf", tfidf_of_pecos(*read_pecos_tfidf(GOLDEN / "pecos_tfidf" / "both")))
+
+
 def _svmlight(folder: Path) -> None:
     lines = ["4 9 5", "0,2 0:1 3:.5e-1 8:-2", " 1:4 7:1e2", "4 2:1", "1,3,4"]
     (folder / "train.txt").write_text("\n".join(lines) + "\n")
@@ -121,6 +133,14 @@ CSV = 'id,text,labels\n1,"a, ""b""",x;y\n2,"over\ntwo lines",\n3,näh,z\n'
 JSONL = '{"text": "a", "labels": ["x", "y"]}\n{"text": "b\\n", "labels": "x;y"}\n{"text": 3, "labels": null}\n'
 
 
+def _parquet(folder: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    table = pyarrow.table({"text": ["a", "näh", "", None, "b"] * 4, "labels": [["x", "y"], [], None, ["z"], ["x"]] * 4})
+    parquet.write_table(table, folder / "texts.parquet", row_group_size=8)
+
+
 def _json_of(name: str, value):
     return lambda folder: (folder / name).write_text(json.dumps(value))
 
@@ -147,12 +167,12 @@ def _params(folder: Path) -> None:
 def _calibration(folder: Path) -> None:
     from xrt_jax.calibration import Calibration, save_calibration
 
-    for name, fields in (
-        ("isotonic", ([0.1, 0.5, 0.9], [0.0, 0.4, 1.0], [], False)),
-        ("platt", ([], [], [1.5, -0.5], True)),
+    for name, fields, points in (
+        ("isotonic", ([0.1, 0.5, 0.9], [0.0, 0.4, 1.0], [], False), [[[-1.0, 0.5], [0.0, 1.0]], [[0.0], [0.5]]]),
+        ("platt", ([], [], [1.5, -0.5], True), []),
     ):
         (folder / name).mkdir()
-        save_calibration(folder / name, Calibration(name, *fields, [[1.0, 0.0], [2.0, 0.5]], 40))
+        save_calibration(folder / name, Calibration(name, *fields, [[1.0, 0.0], [2.0, 0.5]], 40, points))
 
 
 def _model(folder: Path) -> None:
@@ -167,7 +187,7 @@ def _model(folder: Path) -> None:
     _calibration(folder)
     shutil.move(folder / "isotonic" / "calibration.json", folder / "model")
     content = json.loads((folder / "model" / "calibration.json").read_text())
-    (folder / "model" / "calibration.json").write_text(json.dumps(content | {"levels": []}))
+    (folder / "model" / "calibration.json").write_text(json.dumps(content | {"levels": [], "level_points": []}))
     for name in ("isotonic", "platt"):
         shutil.rmtree(folder / name)
 
@@ -196,7 +216,7 @@ def _tokenizer(folder: Path) -> None:
 
 
 def _load_npz(folder: Path):
-    from xrt_jax.sparse import load_npz
+    from xrt_jax.npz import load_npz
 
     return load_npz(folder / "A.npz")
 
@@ -226,6 +246,13 @@ def _load_tfidf(folder: Path):
     tfidf = load_tfidf(folder / "tfidf")
     transform(tfidf, ["red fox", "cat"])  # a result is one that can be used
     return tfidf
+
+
+def _load_pecos_tfidf(folder: Path):
+    from xrt_jax.data.pecos_tfidf import read_pecos_tfidf
+    from xrt_jax.data.tfidf import tfidf_of_pecos, transform
+
+    transform(tfidf_of_pecos(*read_pecos_tfidf(folder / "theirs")), ["red fox", "cat"])
 
 
 def _load_svmlight(folder: Path):
@@ -280,7 +307,7 @@ def _load_model(folder: Path):
 
 
 def _import_pecos(folder: Path):
-    from xrt_jax.pecos_models import import_pecos
+    from xrt_jax.pecos.models import import_pecos
 
     return import_pecos(folder / "model", folder / "imported")
 
@@ -311,6 +338,8 @@ KINDS = {
     "ranker": (_ranker_folder, _load_ranker),
     "mapped": (_mapped, _load_mapped),
     "tfidf": (_tfidf, _load_tfidf),
+    "pecos tfidf": (_pecos_tfidf, _load_pecos_tfidf),
+    "saved pecos tfidf": (_saved_pecos_tfidf, _load_tfidf),
     "svmlight": (_svmlight, _load_svmlight),
     "dataset": (_dataset, _load_dataset),
     "public": (_public, _load_public),
@@ -318,6 +347,7 @@ KINDS = {
     "csv.gz": (_table("texts.csv.gz", CSV), _load_table),
     "tsv.xz": (_table("texts.tsv.xz", "text\tlabels\na b\tx;y\nc\t\n"), _load_table),
     "jsonl": (_table("texts.jsonl", JSONL), _load_table),
+    "parquet": (_parquet, _load_table),
     "config": (_config, _load_config),
     "params": (_params, _load_params),
     "calibration": (_calibration, _load_calibration),
@@ -327,6 +357,10 @@ KINDS = {
     "safetensors": (_golden("model.safetensors"), _load_encoder),
     "torch encoder": (_golden("pytorch_model.bin"), _load_encoder),
     "modernbert": (_golden("model.safetensors", "modernbert_tiny"), _load_encoder),
+    "roberta": (_golden("model.safetensors", "roberta_tiny"), _load_encoder),
+    "xlm-roberta": (_golden("model.safetensors", "xlm_roberta_tiny"), _load_encoder),
+    "distilbert": (_golden("model.safetensors", "distilbert_tiny"), _load_encoder),
+    "xlnet": (_golden("model.safetensors", "xlnet_tiny"), _load_encoder),
     "tokenizer": (_tokenizer, _load_tokenizer),
 }
 
@@ -395,7 +429,7 @@ def damage_json(value, rng: random.Random) -> str:
         places = _places(value, [])
         change = rng.randrange(10)
         if change == 0 or not places:
-            value = rng.choice(VALUES)
+            value = copy.deepcopy(rng.choice(VALUES))  # which the next change may write into
             continue
         container, key = rng.choice(places)
         if change == 1:
@@ -583,6 +617,55 @@ def damage_torch(data: bytes, rng: random.Random, marker: str, other: bytes) -> 
     return out.getvalue()
 
 
+def odd_parquet(rng: random.Random, marker: str) -> bytes:
+    """A sound Parquet file with columns that are no texts or labels, or that unpack to gigabytes."""
+    import datetime
+
+    import pyarrow
+    from pyarrow import parquet
+
+    texts = pyarrow.array(["a", "näh", None])
+    long, many = "x" * 2**20, pyarrow.array(np.zeros(2**12, np.int32))
+    broken = pyarrow.array([b"a", b"\xff", b"\xed\xa0\x80"])
+    arrays = [
+        texts,
+        pyarrow.array([["x", None], [], None]),
+        pyarrow.array([[["x"]], [], None]),
+        pyarrow.array([{"a": 1, "b": "x"}, None, {}]),
+        pyarrow.array([[("a", 1)], None, []], pyarrow.map_(pyarrow.string(), pyarrow.int64())),
+        broken,
+        broken.view(pyarrow.string()),
+        pyarrow.array([True, False, None]),
+        pyarrow.array([1, 2**62, None]),
+        pyarrow.array([1.5, math.nan, math.inf], rng.choice([pyarrow.float16(), pyarrow.float64()])),
+        pyarrow.array([datetime.datetime.max, None, datetime.datetime.min]),
+        pyarrow.array([2**63 - 1, -(2**63), 0]).view(pyarrow.timestamp("us")),
+        pyarrow.array([0, 1, None]).view(pyarrow.duration("s")),
+        pyarrow.nulls(3),
+        texts.dictionary_encode(),
+        pyarrow.array([7, 7, None]).dictionary_encode(),
+        pyarrow.array([["x"], ["x"], None], pyarrow.large_list(pyarrow.large_string())),
+        pyarrow.array([["x", "y"], ["x", "z"], None], pyarrow.list_(pyarrow.string(), 2)),
+    ]
+    bombs = [  # made when chosen: some take a second
+        lambda: pyarrow.DictionaryArray.from_arrays(many, [long]),
+        lambda: pyarrow.DictionaryArray.from_arrays(many, pyarrow.array([long], pyarrow.large_string())),
+        lambda: pyarrow.array([["xy"] * 2**13]).take(many),
+        lambda: pyarrow.nulls(2**25, rng.choice([pyarrow.null(), pyarrow.string()])),
+    ]
+    columns = [rng.choice(arrays), rng.choice(arrays)] if rng.random() < 0.9 else [rng.choice(bombs)()] * 2
+    names = rng.choice([["text", "labels"]] * 4 + [["text", "text"], ["labels", "text\n"], ["", "text"], ["a", "b"]])
+    schema = pyarrow.schema(list(zip(names, (column.type for column in columns), strict=True)))
+    if rng.random() < 0.2:  # a type of old versions of pyarrow, which unpickled it
+        how = {"name": "arrow.py_extension_type", "metadata": pickle.dumps(Bomb(marker))}
+        how = {f"ARROW:extension:{key}": value for key, value in how.items()}
+        schema = schema.set(0, schema.field(0).with_metadata(how))
+    out = io.BytesIO()
+    pack = rng.choice(["none", "snappy", "gzip", "zstd"])
+    parquet.write_table(pyarrow.table(columns, schema=schema), out, compression=pack, store_schema=rng.random() < 0.8)
+    return out.getvalue()
+
+
 def mutate(folder: Path, rng: random.Random, marker: str, samples: Path) -> Path:
     """Change one file of the folder; returns it."""
     path = rng.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
@@ -603,6 +686,8 @@ def mutate(folder: Path, rng: random.Random, marker: str, samples: Path) -> Path
         path.write_bytes(npy(np.load(path), rng, marker))
     elif structured and suffix == ".safetensors":
         path.write_bytes(damage_safetensors(data, rng))
+    elif suffix == ".parquet" and rng.random() < 0.4:
+        path.write_bytes(odd_parquet(rng, marker))
     elif structured and suffix == ".bin":
         path.write_bytes(damage_torch(data, rng, marker, other))
     elif suffix in (".gz", ".xz") and rng.random() < 0.5:

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from xrt_jax.data.svmlight import parse_svmlight
-from xrt_jax.sparse import Features, as_features, canonical, load_npz, nr_features
+from xrt_jax.npz import load_npz
+from xrt_jax.sparse import Features, as_features, canonical, nr_features
 from xrt_jax.tree.chain import binary_depth
 from xrt_jax.tree.kmeans import hierarchical_kmeans
 from xrt_jax.tree.label_embedding import pifa, pifa_product

@@ -210,7 +210,12 @@ def test_calibrated_probabilities_and_thresholds(books, tmp_path):
     ]
     assert pairs[0] == pairs[1]  # equal probabilities change places
 
-    of_levels = xrt_jax("calibrate", model, f"--data={books / 'data'}", "--per_level", "--method=platt")
+    of_levels = xrt_jax("calibrate", model, f"--data={books / 'data'}", "--per_level=isotonic")
+    assert "per level" in told(of_levels) and len(load_model(books / "run/model").calibration.level_points) == 2
+    predict(books, texts, "--probabilities", "--k=3", "--beam=5", f"--output={tmp_path / 'I.npz'}")
+    assert 0 < load_npz(tmp_path / "I.npz").data.max() <= 1
+
+    of_levels = xrt_jax("calibrate", model, f"--data={books / 'data'}", "--per_level=platt", "--method=platt")
     assert [line.split("  ")[0] for line in told(of_levels).splitlines()[2:5]] == [
         "scores",
         "per level",
@@ -222,7 +227,7 @@ def test_calibrated_probabilities_and_thresholds(books, tmp_path):
     truth = ["--truth", books / "data/Y.tst.npz", "--pred", tmp_path / "P.npz"]
     assert "on the same texts" in told(xrt_jax("calibrate", model, *truth, f"--plot={tmp_path / 'p.html'}"))
     assert (tmp_path / "p.html").is_file()
-    assert "needs the texts" in told(xrt_jax("calibrate", model, *truth, "--per_level"), 2)
+    assert "needs the texts" in told(xrt_jax("calibrate", model, *truth, "--per_level=platt"), 2)
 
 
 def test_data_from_files_of_their_own(tmp_path):

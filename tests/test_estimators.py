@@ -13,6 +13,7 @@ import huggingface_hub.hub_mixin
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import sklearn
 from commands import run
 from huggingface_hub import ModelCard
 from sklearn.base import clone
@@ -25,7 +26,7 @@ from toy import NR_LABELS, toy_split
 
 from xrt_jax import XRLinearClassifier, XRTransformerClassifier
 from xrt_jax.calibration import Calibration, save_calibration
-from xrt_jax.estimators import are_texts, checked_texts
+from xrt_jax.estimators.inputs import are_texts, checked_texts
 from xrt_jax.metrics import precision_recall
 from xrt_jax.model import rank_texts
 
@@ -145,6 +146,69 @@ def test_features_in_place_of_texts():
         model.predict(np.zeros((1, 3)))
 
 
+def own_features(*splits) -> list[sp.csr_matrix]:
+    """TF-IDF of scikit-learn's for the texts of the splits, as a user's own features."""
+    vectorizer = TfidfVectorizer(min_df=2).fit(TRN.texts)
+    return [vectorizer.transform(split.texts) for split in splits]
+
+
+def test_features_beside_texts_stand_for_tfidf(tmp_path):
+    F, F_dev = own_features(TRN, DEV)
+    beside = XRLinearClassifier(**LEAVES, normalize=True)
+    beside.fit(TRN.texts, TRN.Y, features=2 * F, validation=(DEV.texts, DEV.Y, F_dev))
+    alone = XRLinearClassifier(**LEAVES, normalize=True).fit(2 * F, TRN.Y)
+    expected = alone.decision_function(F_dev)
+    assert expected.nnz and (beside.decision_function(DEV.texts, features=F_dev) != expected).nnz == 0
+    assert beside.score(DEV.texts, DEV.Y, features=F_dev) == beside.validation_metrics_["prec"][0] > 0.9
+    assert beside.n_features_in_ == F.shape[1]
+    assert "model.fit(X, y, features=features)" in beside.card_
+    beside.save(tmp_path / "m")
+    again = XRLinearClassifier.load(tmp_path / "m")
+    for answer in (again.decision_function(DEV.texts, features=F_dev), again.decision_function(F_dev)):
+        assert (answer != expected).nnz == 0
+    assert again.predict_topk(DEV.texts, 2, features=F_dev) == alone.predict_topk(F_dev, 2)
+    assert (again.predict(DEV.texts, features=F_dev) != alone.predict(F_dev)).nnz == 0
+
+
+def test_features_go_through_a_grid_search():
+    (F,) = own_features(TRN)
+    with sklearn.config_context(enable_metadata_routing=True):
+        model = XRLinearClassifier(**LEAVES).set_fit_request(features=True).set_score_request(features=True)
+        search = GridSearchCV(model, {"Cp": [1e-6, 1.0]}, cv=KFold(2)).fit(TRN.texts, TRN.Y, features=F)
+        assert search.best_params_ == {"Cp": 1.0} and search.score(TRN.texts, TRN.Y, features=F) > 0.9
+    assert search.best_estimator_.n_features_in_ == F.shape[1]
+
+
+@pytest.mark.parametrize("make", [XRLinearClassifier, XRTransformerClassifier])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"features": np.zeros((2, 3))}, "features has 2 rows, but X 300 texts: row n must belong to text n"),
+        ({"features": np.zeros((300, 3)), "validation": (DEV.texts, DEV.Y)}, "for training or validation alone: give"),
+        ({"validation": (DEV.texts, DEV.Y, np.zeros((60, 3)))}, "for training or validation alone: give both"),
+        ({"features": np.zeros((300, 3)), "X": np.zeros((300, 4))}, "X is no sequence of texts but ndarray"),
+        ({"features": np.full((300, 3), np.nan)}, "contains NaN"),
+        ({"features": np.zeros(300)}, "Expected 2D array"),
+    ],
+)
+def test_features_that_do_not_fit_the_texts(make, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make().fit(**{"X": TRN.texts, "y": TRN.Y} | arguments)
+
+
+def test_features_missing_or_too_many_at_prediction(linear):
+    F, F_dev = own_features(TRN, DEV)
+    model = XRLinearClassifier(**LEAVES).fit(TRN.texts, TRN.Y, features=F)
+    for given, arguments, message in [
+        (model, {}, "fitted on features: give features=, or them as X"),
+        (model, {"features": F_dev[:, :5]}, f"X has 5 features, but XRLinearClassifier is expecting {F.shape[1]}"),
+        (model, {"features": F_dev[:5]}, "features has 5 rows, but X 60 texts"),
+        (linear, {"features": F_dev}, "but the estimator predicts from the texts alone: leave"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            given.predict(DEV.texts, **arguments)
+
+
 @pytest.mark.parametrize("labels", [TRN.Y, names_of(TRN.Y)], ids=["sparse", "names"])
 def test_grid_search(labels):
     # Without a cv object scikit-learn looks at y itself, and refuses lists of names.
@@ -203,7 +267,7 @@ def test_a_model_on_features_saved_and_loaded(tmp_path):
 
 def test_a_calibration_stays_with_the_model(linear, tmp_path):
     linear.save(tmp_path / "m")
-    found = Calibration("platt", [], [], [1.5, -0.25], True, [], 80)
+    found = Calibration("platt", [], [], [1.5, -0.25], True, [], 80, [])
     save_calibration(tmp_path / "m", found)
     again = XRLinearClassifier.load(tmp_path / "m")
     again.save(tmp_path / "n")
@@ -289,6 +353,7 @@ def test_a_transformer_without_tfidf(transformer, quick_compilation, tmp_path):
     model.save(tmp_path / "model")
     loaded = XRTransformerClassifier.load(tmp_path / "model")
     assert loaded.predict_topk(DEV.texts, k=2) == model.predict_topk(DEV.texts, k=2)
+    assert loaded.predict_topk(DEV.texts, k=2, features=np.ones((60, 3))) == model.predict_topk(DEV.texts, k=2)
 
 
 def test_the_transformer_learns_and_is_silent(transformer, capsys):
@@ -327,6 +392,32 @@ def test_the_transformer_saved_and_loaded(transformer, tmp_path):
     assert [module["path"] for module in modules] == ["", "1_Pooling", "2_Dense"]
     with pytest.raises(ValueError, match="use XRTransformerClassifier"):
         XRLinearClassifier.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_the_transformer_on_features_of_ones_own(transformer, tmp_path, dense):
+    F, F_dev = (F.toarray() if dense else F for F in own_features(TRN, DEV))
+    model = clone(transformer).set_params(workdir=tmp_path / "w", max_steps=2)
+    model.fit(TRN.texts, names_of(TRN.Y), features=F, validation=(DEV.texts, names_of(DEV.Y), F_dev))
+    assert model.model_.tfidf is None and model.n_features_in_ == F.shape[1]
+    assert model.score(DEV.texts, names_of(DEV.Y), features=F_dev) == model.validation_metrics_["prec"][0] > 0.9
+    expected = model.decision_function(DEV.texts, features=F_dev)
+    assert (model.decision_function(DEV.texts, features=F_dev[::-1]) != expected).nnz > 0  # they are looked at
+    model.save(tmp_path / "m")
+    again = XRTransformerClassifier.load(tmp_path / "m")
+    assert again.n_features_in_ == F.shape[1]
+    assert (again.decision_function(DEV.texts, features=F_dev) != expected).nnz == 0
+    for features, message in [
+        (None, "fitted on texts and features: give features= of the texts too"),
+        (F_dev[:, 1:], f"expecting {F.shape[1]} features"),
+        (F_dev[1:], "features has 59 rows, but X 60 texts"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            again.predict(DEV.texts, features=features)
+    with pytest.raises(ValueError, match="predicts from the texts alone: leave them out"):
+        transformer.predict(DEV.texts, features=F_dev)
+    with pytest.raises(ValueError, match="belongs to a fit on other data: choose another one"):
+        clone(model).fit(TRN.texts, names_of(TRN.Y), features=2 * F)
 
 
 def test_a_command_repeats_the_run_of_a_card(transformer):
@@ -381,7 +472,7 @@ def test_push_to_hub(linear, monkeypatch, tmp_path):
         assert "tfidf/*" in allow_patterns and revision == "v1"
         return str(tmp_path / repo_id)
 
-    monkeypatch.setattr("xrt_jax.estimators.snapshot_download", download)
+    monkeypatch.setattr("xrt_jax.estimators.ranker.snapshot_download", download)
     config = tmp_path / "me/model/config.json"
     monkeypatch.setattr(huggingface_hub.hub_mixin, "hf_hub_download", lambda **kwargs: str(config))
     again = XRLinearClassifier.from_pretrained("me/model", revision="v1")
@@ -408,7 +499,7 @@ def test_what_is_no_texts():
 @pytest.mark.parametrize(
     ("parameters", "arguments", "message"),
     [
-        ({}, {"validation": 3}, "validation must be a pair"),
+        ({}, {"validation": 3}, "validation must be"),
         ({}, {"X": TRN.texts[:2]}, "inconsistent numbers of samples"),
         ({"solver": "magic"}, {}, "solver"),
         ({"post_processor": "magic"}, {}, "post_processor='magic' must be one of"),

@@ -16,7 +16,7 @@ from xrt_jax.data.folders import Dataset, Split, save_dataset
 from xrt_jax.data.tfidf import fit_tfidf, transform
 from xrt_jax.ensemble import combine
 from xrt_jax.model import load_model, rank_texts
-from xrt_jax.sparse import save_npz
+from xrt_jax.npz import save_npz
 from xrt_jax.tree.chain import complete_chain, load_chain, matching_chain
 from xrt_jax.xlinear.folder import load_ranker
 from xrt_jax.xlinear.train import train_ranker

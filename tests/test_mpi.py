@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from commands import ROOT, environment, run
 from toy import arguments as small_run
 
-from xrt_jax.sparse import save_npz
+from xrt_jax.npz import save_npz
 from xrt_jax.tree.chain import complete_chain, save_chain
 from xrt_jax.xlinear.mpi import nr_ranks
 

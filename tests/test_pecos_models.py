@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 from xrt_jax.data.vocabulary import learn_wordpiece
 from xrt_jax.model import encode_texts, load_model, rank_texts
-from xrt_jax.pecos_models import export_pecos, import_pecos, main
+from xrt_jax.pecos.models import export_pecos, import_pecos, main
 from xrt_jax.sparse import Features
 from xrt_jax.tree.kmeans import hierarchical_kmeans
 from xrt_jax.tree.label_embedding import pifa

@@ -7,7 +7,7 @@ from commands import ROOT, run
 from published import PUBLISHED, by_level, fields, params_file
 
 from xrt_jax.config import flatten, from_json, load_config, set_field
-from xrt_jax.pecos_params import SCHEMAS, default_of, kind_of
+from xrt_jax.pecos.params import SCHEMAS, default_of, kind_of
 
 
 def load(path, params=None, more=""):

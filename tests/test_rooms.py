@@ -13,6 +13,9 @@ LIGHT = (
     "data",
     "xlinear",
     "sparse",
+    "npz",
+    "selection",
+    "threads",
     "metrics",
     "ensemble",
     "disk",
@@ -30,25 +33,22 @@ LIGHT = (
     "encode",
     "evaluate",
     "cli",
-    "pecos_models",
-    "pecos_params",
+    "pecos",
     "header",
     "train_linear",
-    "targets",
     "estimators",
 )
 # Rooms of a tier may know those of lower tiers and of their own.
 TIER = {name: 0 for name in ("sparse", "metrics", "ensemble", "disk", "report", "report_html", "scalars")}
-TIER |= {"compilations": 0, "huge_pages": 0, "processes": 0, "sharing": 0}
+TIER |= {"npz": 0, "selection": 0, "threads": 0, "compilations": 0, "huge_pages": 0, "processes": 0, "sharing": 0}
 TIER |= {name: 1 for name in ("encoders", "tree", "data")}
 TIER |= {name: 2 for name in ("xlinear",)}
 TIER |= {name: 3 for name in ("matcher", "calibration")}
 TIER |= {name: 4 for name in ("config", "checkpoint", "model", "header", "stages")}
-TIER |= {"levels": 4, "encoder_start": 4, "pecos_params": 4, "pecos_models": 4}
+TIER |= {"levels": 4, "encoder_start": 4, "pecos": 4, "default_config": 4}
 TIER |= {name: 5 for name in ("commands", "train", "train_linear", "predict", "encode", "evaluate")}
 TIER |= {name: 5 for name in ("calibrate", "make_data")}
 TIER |= {"main": 6, "cli": 6}
-TIER |= {"targets": 1, "default_config": 4}
 TIER |= {"estimators": 6, "__init__": 6}  # which imports estimators when asked for one
 
 

@@ -1,4 +1,3 @@
-import numba
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -104,57 +103,3 @@ def test_find_entries_against_a_dictionary():
     expected = [stored.get(pair, -1) for pair in zip(rows, cols, strict=True)]
     assert sparse.find_entries(A, rows, cols).tolist() == expected
     assert max(expected) >= 0 > min(expected)
-
-
-def test_lowest_breaks_ties_by_position():
-    assert sparse.lowest(np.array([2, 1, 1, 0, 1], np.float32), 3).tolist() == [0, 1, 1, 1, 0]
-    rng = np.random.default_rng(0)
-    for n in (1, 2, 17, 400):
-        values = rng.integers(0, 9, n).astype(np.float32)
-        for k in {1, (n + 1) // 2, n}:
-            expected = np.zeros(n, int)
-            expected[np.argsort(values, kind="stable")[:k]] = 1
-            assert sparse.lowest(values, k).tolist() == expected.tolist()
-
-
-def test_thread_map_keeps_the_order():
-    threads = numba.get_num_threads()
-    try:
-        for n in (1, threads):
-            numba.set_num_threads(n)
-            assert list(sparse.thread_map(lambda i: i * i, range(50))) == [i * i for i in range(50)]
-    finally:
-        numba.set_num_threads(threads)
-
-
-def test_tracked_tells_the_progress():
-    told = []
-
-    class Bar:
-        def __init__(self, total, desc):
-            told.append((total, desc))
-
-        def update(self, n):
-            told.append(n)
-
-        def close(self):
-            told.append("closed")
-
-    assert list(sparse.tracked("ab", [2, 3], Bar, "work")) == ["a", "b"]
-    assert told == [(5, "work"), 2, 3, "closed"]
-
-
-def test_npz_round_trip_is_uncompressed_and_leaves_nothing_else(tmp_path):
-    A = random_csr(4, 5)
-    sparse.save_npz(tmp_path / "sub" / "A.npz", A)
-    assert (sparse.load_npz(tmp_path / "sub" / "A.npz") != A).nnz == 0
-    assert [p.name for p in (tmp_path / "sub").iterdir()] == ["A.npz"]
-    assert A.data.tobytes() in (tmp_path / "sub" / "A.npz").read_bytes()
-
-
-def test_load_npz_names_a_bad_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.npz"):
-        sparse.load_npz(tmp_path / "none.npz")
-    (tmp_path / "bad.npz").write_bytes(b"no zip")
-    with pytest.raises(ValueError, match=r"bad\.npz"):
-        sparse.load_npz(tmp_path / "bad.npz")

@@ -112,6 +112,42 @@ def test_parquet(tmp_path):
         read_texts(str(path), "text")
 
 
+def test_parquet_of_other_writers(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path, texts = tmp_path / "t.parquet", pyarrow.array(["b", "a", None, "a"])
+    for column in (
+        texts.dictionary_encode(),
+        texts.cast(pyarrow.large_string()),
+        texts.cast(pyarrow.string_view()),
+        texts.cast(pyarrow.large_string()).dictionary_encode(),
+    ):
+        parquet.write_table(pyarrow.table({"text": column}), path)
+        assert read_texts(str(path), "text") == ["b", "a", "", "a"]
+    parquet.write_table(pyarrow.table({"text": pyarrow.array([3, None, 2]).dictionary_encode()}), path)
+    assert read_texts(str(path), "text") == ["3", "", "2"]
+
+
+def test_parquet_that_holds_no_texts(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path, long = tmp_path / "t.parquet", pyarrow.array(["x" * 2**20])
+    indices = pyarrow.array([0] * 4096)
+    for columns, message in [
+        ([pyarrow.array([True])], "the column 'text' holds bool: it needs texts, numbers or lists of them"),
+        ([pyarrow.array([[["x"]]])], "the column 'text' holds list<.*list<.*: it needs texts"),
+        ([pyarrow.array(["a"]), pyarrow.array(["b"])], "has the column 'text' twice: rename one of them"),
+        ([pyarrow.array([b"\xff"]).view(pyarrow.string())], "cannot be read as Parquet .*'utf-8' codec can't decode"),
+        ([pyarrow.DictionaryArray.from_arrays(indices, long)], "unpacks to more than .* bytes"),
+    ]:
+        parquet.write_table(pyarrow.Table.from_arrays(columns, ["text"] * len(columns)), path)
+        with pytest.raises(ValueError, match=rf"t\.parquet.*{message}") as error:
+            read_texts(str(path), "text")
+        assert "\n" not in str(error.value)
+
+
 def test_parquet_without_pyarrow(tmp_path, monkeypatch):
     plain = builtins.__import__
 

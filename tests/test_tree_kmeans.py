@@ -239,7 +239,7 @@ def test_same_tree_for_any_number_of_threads(large_node, do_sample, monkeypatch)
     for embedding in (Z, few_parts(2, 40)):
         chains = []
         for threads in (1, 4):
-            monkeypatch.setattr("xrt_jax.sparse.numba.get_num_threads", lambda threads=threads: threads)
+            monkeypatch.setattr("xrt_jax.threads.numba.get_num_threads", lambda threads=threads: threads)
             chains.append(hierarchical_kmeans(embedding, nr_splits=2, max_leaf_size=5, do_sample=do_sample))
         assert_same_chain(*chains)
 

@@ -71,7 +71,7 @@ def test_product_of_any_width_and_number_of_threads(nr_columns, monkeypatch):
     Z = pifa(Y, X)
     np.testing.assert_allclose(Z.toarray(), slow_pifa(Y, X.toarray()), atol=1e-6)
     assert all((np.diff(Z.indices[a:b]) > 0).all() for a, b in zip(Z.indptr, Z.indptr[1:], strict=False))
-    monkeypatch.setattr("xrt_jax.sparse.numba.get_num_threads", lambda: 4)
+    monkeypatch.setattr("xrt_jax.threads.numba.get_num_threads", lambda: 4)
     again = pifa(Y, X)
     assert (again.indices == Z.indices).all() and (again.data == Z.data).all()
 

@@ -14,8 +14,8 @@ COMMANDS = {
     "encode": ("xrt_jax.encode", "embeddings of new texts"),
     "evaluate": ("xrt_jax.evaluate", "metrics of a model, or of predictions"),
     "calibrate": ("xrt_jax.calibrate", "makes probabilities of a model's scores"),
-    "import-pecos": ("xrt_jax.pecos_models", "a model folder from one of PECOS", "import"),
-    "export-pecos": ("xrt_jax.pecos_models", "a model folder as one of PECOS", "export"),
+    "import-pecos": ("xrt_jax.pecos.models", "a model folder from one of PECOS", "import"),
+    "export-pecos": ("xrt_jax.pecos.models", "a model folder as one of PECOS", "export"),
 }
 
 

@@ -13,8 +13,8 @@ from absl import flags
 from xrt_jax.data.tables import FORMATS, read_texts
 from xrt_jax.disk import replace_file
 from xrt_jax.ensemble import METHODS
+from xrt_jax.npz import load_npz
 from xrt_jax.report import keep_compiled, set_up_logging
-from xrt_jax.sparse import load_npz
 from xrt_jax.xlinear.postprocess import parse
 
 HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort")

@@ -6,7 +6,7 @@ import scipy.sparse as sp
 from xrt_jax.sparse import canonical, find_entries, row_ids
 
 
-def _ranked(P: sp.csr_matrix) -> sp.csr_matrix:
+def by_rank(P: sp.csr_matrix) -> sp.csr_matrix:
     """P with every row sorted by descending score, ties by column; zeros that are stored stay."""
     order = np.lexsort((P.indices, -P.data, row_ids(P)))
     return sp.csr_matrix((P.data[order], P.indices[order], P.indptr), shape=P.shape)
@@ -102,10 +102,10 @@ def combine(method: str, predictions: list) -> sp.csr_matrix:
     if len(set(shapes)) > 1:
         raise ValueError(f"predictions of unequal shapes {shapes}: all must be for the same instances and labels")
     transform, join = METHODS[method]
-    ranked = [_ranked(canonical(P, "csr", f"prediction {i}")) for i, P in enumerate(predictions)]
+    ranked = [by_rank(canonical(P, "csr", f"prediction {i}")) for i, P in enumerate(predictions)]
     data = transform(ranked)
     joined = _join(join, [_with_data(P, values) for P, values in zip(ranked, data, strict=True)])
-    return _ranked(_with_data(joined, (joined.data / len(ranked)).astype(np.float32)))
+    return by_rank(_with_data(joined, (joined.data / len(ranked)).astype(np.float32)))
 
 
 def first_entries(P: sp.csr_matrix, most: int) -> sp.csr_matrix:

@@ -36,7 +36,8 @@ from xrt_jax.default_config import get_config
 from xrt_jax.disk import write_json
 from xrt_jax.ensemble import check_method, combine, without_entries
 from xrt_jax.metrics import all_metrics, by_frequency, format_frequencies, format_pecos, format_table, precision_recall
-from xrt_jax.sparse import canonical, load_npz, save_npz
+from xrt_jax.npz import load_npz, save_npz
+from xrt_jax.sparse import canonical
 from xrt_jax.stages import TEST_RANKING, percent
 
 PROPENSITY = {"A": 0.55, "B": 1.5}

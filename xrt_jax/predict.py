@@ -35,8 +35,8 @@ from xrt_jax.commands import (
     run_command,
 )
 from xrt_jax.ensemble import combine, entries_from, first_entries
+from xrt_jax.npz import save_npz
 from xrt_jax.report import logger, progress
-from xrt_jax.sparse import save_npz
 
 FORMATS = ("jsonl", "npz", "tsv")
 

@@ -15,8 +15,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from xrt_jax.disk import naming_full_disk, replace_file
+from xrt_jax.npz import load_npz, save_npz
 from xrt_jax.processes import are_several, count, doing, from_each, from_first, index, is_first
-from xrt_jax.sparse import load_npz, save_npz
 
 # ---------------------------------------------------------------------------- arrays
 

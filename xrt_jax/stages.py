@@ -20,11 +20,12 @@ from xrt_jax.data.folders import Dataset, Split, load_dataset, load_features
 from xrt_jax.data.tfidf import fit_tfidf, load_tfidf, save_tfidf, transform
 from xrt_jax.disk import clear_unfinished, fingerprint, read_json, replace_file, write_json
 from xrt_jax.ensemble import check_method
+from xrt_jax.npz import load_npz, save_npz
 from xrt_jax.processes import are_several, from_each, from_first, is_first
 from xrt_jax.report import Report, format_bytes, peak_memory, progress
 from xrt_jax.report_html import write_report
 from xrt_jax.sharing import share, shared_folder
-from xrt_jax.sparse import Features, as_features, load_npz, nr_rows, save_npz
+from xrt_jax.sparse import Features, as_features, nr_rows
 from xrt_jax.tree.chain import load_chain, matching_chain, save_chain, tree_sizes
 from xrt_jax.tree.kmeans import hierarchical_kmeans
 from xrt_jax.tree.label_embedding import METHODS, tree_embeddings

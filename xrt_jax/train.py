@@ -37,10 +37,10 @@ from xrt_jax.matcher.mesh import make_mesh
 from xrt_jax.matcher.shortlist import match_clusters
 from xrt_jax.metrics import format_table, precision_recall
 from xrt_jax.model import join_features, save_model
+from xrt_jax.npz import load_npz, save_npz
 from xrt_jax.processes import are_several, first_then_others, from_first, is_first, start
 from xrt_jax.report import Report, progress
 from xrt_jax.sharing import write_array
-from xrt_jax.sparse import load_npz, save_npz
 from xrt_jax.stages import (
     build_tree,
     features_of,

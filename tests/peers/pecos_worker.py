@@ -104,6 +104,14 @@ def combine(method, predictions):
     return getattr(CsrEnsembler, method)(*predictions)
 
 
+def vectorize(folder, learned, texts, settings):
+    """Learn a tfidf vectorizer, save it to the folder, and what the saved one makes of the texts."""
+    from pecos.utils.featurization.text.vectorizers import Vectorizer  # imports scikit-learn
+
+    Vectorizer.train(learned, {"type": "tfidf", "kwargs": settings}).save(folder)
+    return Vectorizer.load(folder).predict(texts)
+
+
 def metrics(Y, P, topk):
     found = Metrics.generate(Y, P, topk=topk)
     return {"prec": list(map(float, found.prec)), "recall": list(map(float, found.recall)), "text": str(found)}
@@ -178,6 +186,7 @@ CALLS = {
         matching_chain,
         relevance_chain,
         combine,
+        vectorize,
         metrics,
         skeleton,
         has_transformers,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from xrt_jax.pecos_params import SCHEMAS, default_of, kind_of
+from xrt_jax.pecos.params import SCHEMAS, default_of, kind_of
 
 
 def without_marks(value):

@@ -10,7 +10,7 @@ from toy import linear_runs, toy_split
 
 from xrt_jax.ensemble import METHODS, combine
 from xrt_jax.metrics import format_pecos, precision_recall
-from xrt_jax.sparse import load_npz
+from xrt_jax.npz import load_npz
 from xrt_jax.stages import TEST_RANKING
 
 

@@ -6,7 +6,7 @@ import scipy.sparse as sp
 from problems import L, assert_same_scores, data, queries, relevance, tree
 from scipy.optimize import minimize
 
-from xrt_jax.sparse import load_npz
+from xrt_jax.npz import load_npz
 from xrt_jax.tree.chain import aggregate_labels, matching_chain, part_of_tree
 from xrt_jax.xlinear.predict import predict
 from xrt_jax.xlinear.solver import SOLVERS

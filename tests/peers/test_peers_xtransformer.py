@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from xrt_jax.data.vocabulary import learn_wordpiece
 from xrt_jax.model import encode_texts, join_features, load_model, rank_texts
-from xrt_jax.pecos_models import export_pecos, import_pecos
+from xrt_jax.pecos.models import export_pecos, import_pecos
 from xrt_jax.xlinear.folder import load_ranker, save_ranker
 from xrt_jax.xlinear.train import train_ranker
 

@@ -41,8 +41,8 @@ from xrt_jax.disk import (
     replace_folder,
     write_json,
 )
+from xrt_jax.npz import read_array
 from xrt_jax.report import format_bytes, logger, progress, set_up_logging
-from xrt_jax.sparse import read_array
 
 ADDRESS = "https://archive.org/download/pecos-dataset/xmc-base/{name}.tar.gz"
 TRIES = 5  # in a row that bring nothing new

@@ -32,16 +32,8 @@ from xrt_jax.data.public_formats import read_document_texts, read_documents, rea
 from xrt_jax.data.svmlight import parse_header, parse_matrix, parse_svmlight
 from xrt_jax.data.text_files import PACKERS, read_bytes, read_lines, unpacked, without_packing
 from xrt_jax.disk import first_line, replace_file
-from xrt_jax.sparse import (
-    MOST_EMPTY,
-    dense_float32,
-    find_entries,
-    load_canonical,
-    normalize_rows,
-    read_array,
-    row_ids,
-    row_norms,
-)
+from xrt_jax.npz import MOST_EMPTY, load_canonical, read_array
+from xrt_jax.sparse import dense_float32, find_entries, normalize_rows, row_ids, row_norms
 
 log = logging.getLogger(__name__)
 

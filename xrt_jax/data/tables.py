@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from xrt_jax.data.text_files import decode_lines, read_bytes, without_packing
+from xrt_jax.disk import first_line, most_unpacked
 
 KINDS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 FORMATS = ("lines", *dict.fromkeys(KINDS.values()))
 MOST_TOLD = 3  # bad rows that an error names
+ROWS_AT_ONCE = 16  # of a Parquet file, which holds equal texts once: so many long ones still fit into memory
 
 
 class Table(NamedTuple):
@@ -131,13 +133,60 @@ def _read_parquet(name: str, data: bytes, names: list[str]) -> Table:
         raise ValueError(
             f"{name}: Parquet needs pyarrow, which is not installed: pip install pyarrow (the extra parquet of xrt_jax)"
         ) from None
+    columns: dict[str, list] = {column: [] for column in names}
+    nr_bytes, most = 0, most_unpacked(len(data))
     try:
         file = parquet.ParquetFile(io.BytesIO(data))
         _check_columns(name, names, file.schema_arrow.names)
-        columns = {column: file.read([column]).column(0).to_pylist() for column in names}
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{name}: cannot be read as Parquet ({str(error).splitlines()[0]})") from None
-    return Table(name, [f"row {row}" for row in range(file.metadata.num_rows)], columns)
+        _check_types(name, names, file.schema_arrow)
+        for batch in file.iter_batches(ROWS_AT_ONCE, columns=names):
+            nr_bytes += sum(map(_nr_bytes, batch.columns))
+            if nr_bytes > most:
+                raise ValueError(f"{name}: unpacks to more than {most} bytes; if that is right, write it as JSONL")
+            for column in names:
+                columns[column] += batch.column(column).to_pylist()
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{name}: cannot be read as Parquet ({first_line(error)})") from None
+    return Table(name, [f"row {row}" for row in range(len(columns[names[0]]))], columns)
+
+
+def _check_types(name: str, names: list[str], schema) -> None:
+    """ValueError for columns of Parquet, schema of pyarrow's, that are there twice, or hold no texts or labels."""
+    from pyarrow import types
+
+    of_cells = (_is_text, types.is_string_view, types.is_integer, types.is_floating, types.is_null)
+    of_lists = (types.is_list, types.is_large_list, types.is_fixed_size_list)
+    for column in names:
+        if schema.names.count(column) > 1:
+            raise ValueError(f"{name} has the column {column!r} twice: rename one of them")
+        kind = of_column = schema.field(column).type
+        for tests in (of_lists, (types.is_dictionary,)):
+            kind = kind.value_type if any(is_one(kind) for is_one in tests) else kind
+        if not any(is_one(kind) for is_one in of_cells):
+            raise ValueError(
+                f"{name}: the column {column!r} holds {of_column}: it needs texts, numbers or lists of them"
+            )
+
+
+def _is_text(kind) -> bool:
+    from pyarrow import types
+
+    return types.is_string(kind) or types.is_large_string(kind)
+
+
+def _nr_bytes(array) -> int:
+    """About what Python's values of an array of pyarrow's take; an entry of a dictionary counts wherever it occurs."""
+    import pyarrow
+    from pyarrow import compute, types
+
+    nr_bytes = 16 * len(array)
+    if isinstance(array, (pyarrow.ListArray, pyarrow.LargeListArray, pyarrow.FixedSizeListArray)):
+        array = array.flatten()
+        nr_bytes += 16 * len(array)
+    if not (types.is_dictionary(array.type) and _is_text(array.type.value_type)):
+        return nr_bytes + array.nbytes
+    lengths = compute.binary_length(array.dictionary)
+    return nr_bytes + (compute.sum(lengths.take(array.indices)).as_py() or 0)
 
 
 READERS: dict[str, Callable[[str, bytes, list[str]], Table]] = {

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 
 from xrt_jax.processes import count, from_each
 from xrt_jax.sharing import claim, write_array
-from xrt_jax.sparse import thread_map, tracked
+from xrt_jax.threads import thread_map, tracked
 from xrt_jax.tree.chain import binary_depth, complete_chain
 from xrt_jax.tree.passes import Embeddings, embeddings_of, new_memory, without_parts
 from xrt_jax.tree.two_means import Settings, split_large_node, split_node

@@ -20,8 +20,8 @@ from xrt_jax.sparse import (
     nr_rows,
     row_norms,
     scale_rows,
-    thread_map,
 )
+from xrt_jax.threads import thread_map
 from xrt_jax.tree.passes import NO_ROWS, Embeddings, Product, Rows, embeddings_of, lengths, rows_of
 
 METHODS = ("pifa", "pii", "pifa_lf_concat", "pifa_lf_convex_combine")

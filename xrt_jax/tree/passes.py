@@ -12,7 +12,8 @@ import numpy as np
 import scipy.sparse as sp
 from numba import njit
 
-from xrt_jax.sparse import Features, as_features, feature_arrays, nr_features, thread_map
+from xrt_jax.sparse import Features, as_features, feature_arrays, nr_features
+from xrt_jax.threads import thread_map
 
 # A pass through the parts pays where it costs this many times less.
 GAIN = 1.25

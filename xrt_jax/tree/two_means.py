@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from xrt_jax.sparse import kth_lowest, lowest, thread_map
+from xrt_jax.selection import kth_lowest, lowest
+from xrt_jax.threads import thread_map
 from xrt_jax.tree.passes import (
     NR_BLOCKS,
     Embeddings,

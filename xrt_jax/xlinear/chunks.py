@@ -12,7 +12,7 @@ import numba
 import numpy as np
 from numba import njit
 
-from xrt_jax.sparse import thread_map
+from xrt_jax.threads import thread_map
 from xrt_jax.xlinear.lanes import LANES, aligned_lines
 
 CHILD, SLOT, START, ENTRY, LINE = range(5)  # columns of Chunks.ptr

@@ -12,7 +12,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from xrt_jax.disk import read_json, replace_folder, write_json
-from xrt_jax.sparse import canonical, load_canonical, save_npz
+from xrt_jax.npz import load_canonical, save_npz
+from xrt_jax.sparse import canonical
 from xrt_jax.tree.chain import check_fits
 from xrt_jax.xlinear.level import Level, Ranker
 

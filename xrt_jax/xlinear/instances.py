@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from xrt_jax.sparse import FeatureArrays, empty_room, enlarged
+from xrt_jax.sparse import FeatureArrays
 from xrt_jax.xlinear.lanes import add_dense, add_dot_dense, add_sparse, dot_dense, dot_sparse
+from xrt_jax.xlinear.memory import empty_room, enlarged
 
 # Rows are copied in blocks of this many entries for each place among the weights, at least.
 ENTRIES_A_PLACE = 4

@@ -6,18 +6,11 @@ import numpy as np
 import scipy.sparse as sp
 
 from xrt_jax.processes import count
-from xrt_jax.sparse import (
-    FeatureArrays,
-    as_features,
-    canonical,
-    empty_room,
-    feature_arrays,
-    find_entries,
-    row_ids,
-    thread_unordered,
-)
+from xrt_jax.sparse import FeatureArrays, as_features, canonical, feature_arrays, find_entries, row_ids
+from xrt_jax.threads import thread_unordered
 from xrt_jax.xlinear.instances import gather, stay_in_place
 from xrt_jax.xlinear.lanes import LANES
+from xrt_jax.xlinear.memory import empty_room
 from xrt_jax.xlinear.solver import SOLVERS, SolverNumbers, solve_siblings
 
 GROUPS_PER_JOB = 8

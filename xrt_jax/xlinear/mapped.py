@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from xrt_jax.disk import fingerprint, first_line, read_json, replace_folder, write_json
-from xrt_jax.sparse import check_npy
+from xrt_jax.npz import check_npy
 from xrt_jax.xlinear.chunks import CHILD, DTYPES, ENTRY, LINE, SLOT, START, Chunks
 from xrt_jax.xlinear.lanes import LANES
 from xrt_jax.xlinear.postprocess import parse

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from xrt_jax.disk import naming_full_disk
+from xrt_jax.npz import write_csc_npz
 from xrt_jax.processes import index
-from xrt_jax.sparse import write_csc_npz
 from xrt_jax.xlinear.level import Job, Problem, Solved, assemble, columns_in_order
 
 HEADER = 4 * 8  # bytes

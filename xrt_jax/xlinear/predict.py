@@ -13,17 +13,8 @@ import numpy as np
 import scipy.sparse as sp
 from numba import njit
 
-from xrt_jax.sparse import (
-    FeatureArrays,
-    Features,
-    as_features,
-    canonical,
-    feature_arrays,
-    nr_features,
-    row_ids,
-    thread_map,
-    tracked,
-)
+from xrt_jax.sparse import FeatureArrays, Features, as_features, canonical, feature_arrays, nr_features, row_ids
+from xrt_jax.threads import thread_map, tracked
 from xrt_jax.xlinear.chunks import CHILD, Chunks, make_chunks
 from xrt_jax.xlinear.postprocess import PostProcessor, neutral, parse
 from xrt_jax.xlinear.search import output_ptr, score_pairs, search_rows
@@ -221,7 +212,7 @@ def _count(value, name: str) -> int:
     return min(count, np.iinfo(np.int64).max)
 
 
-def _search_settings(levels, beam_size, only_topk, post_processor) -> list[tuple[int, PostProcessor]]:
+def search_settings(levels, beam_size, only_topk, post_processor) -> list[tuple[int, PostProcessor]]:
     """(only_topk, post_processor) of every level after the overrides; ValueError on a bad one."""
     beam = None if beam_size is None else _count(beam_size, "beam_size")
     topk = [beam or _count(level.only_topk, f"only_topk of level {t}") for t, level in enumerate(levels)]
@@ -288,7 +279,7 @@ def predict(
     ValueError on settings and features that do not fit.
     """
     levels = _checked_levels(ranker, X)
-    settings = _search_settings(levels, beam_size, only_topk, post_processor)
+    settings = search_settings(levels, beam_size, only_topk, post_processor)
     X = _query_arrays(X, levels[0].nr_features)
     beam = _first_beam(levels, len(X.indptr) - 1, codes)
     for t, (level, (topk, post)) in enumerate(zip(levels, settings, strict=True)):

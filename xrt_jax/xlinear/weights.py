@@ -3,9 +3,10 @@
 import numpy as np
 from numba import njit
 
-from xrt_jax.sparse import enlarged, lowest
+from xrt_jax.selection import lowest
 from xrt_jax.xlinear.lanes import LANES, lanes_above
 from xrt_jax.xlinear.masks import POSITIVE, is_set
+from xrt_jax.xlinear.memory import enlarged
 
 
 @njit(cache=True, nogil=True)

@@ -1,12 +1,13 @@
 """Model folders of PECOS to model folders of ours and back.
 
-    xrt-jax import-pecos PECOS_FOLDER --out=MODEL [--labels=names.txt]
+    xrt-jax import-pecos PECOS_FOLDER --out=MODEL [--labels=names.txt] [--vectorizer=VECTORIZER_FOLDER]
     xrt-jax export-pecos MODEL --out=PECOS_FOLDER
-    python -m xrt_jax.pecos_models import PECOS_FOLDER --out=MODEL        (or export)
+    python -m xrt_jax.pecos.models import PECOS_FOLDER --out=MODEL        (or export)
 
 An XLinearModel, an XTransformer or its text_encoder (TransformerMatcher) comes in; nothing in it is executed: the
-fine-tuning head, which is a pickle and takes no part in predictions, stays behind, as do vectorizers of texts. Out goes
-what PECOS's XLinearModel.load or XTransformer.load opens. Both sides then predict the same from the same features.
+fine-tuning head, which is a pickle and takes no part in predictions, stays behind. A tfidf vectorizer of PECOS, which
+lies in a folder of its own, comes along where it is named; those of scikit-learn are pickles and are not opened. Out
+goes what PECOS's XLinearModel.load or XTransformer.load opens. Both sides then predict the same from the same features.
 """
 
 import shutil
@@ -15,8 +16,9 @@ from pathlib import Path
 
 from absl import flags
 
+from xrt_jax.data.pecos_tfidf import read_pecos_tfidf
 from xrt_jax.data.text_files import read_lines
-from xrt_jax.data.tfidf import load_tfidf
+from xrt_jax.data.tfidf import load_tfidf, nr_columns, tfidf_of_pecos
 from xrt_jax.disk import read_json, replace_folder, write_json
 from xrt_jax.model import nr_given_features, save_model
 from xrt_jax.report import keep_compiled, set_up_logging
@@ -36,18 +38,22 @@ ENCODER_CLASSES = {
 SENTENCE_TRANSFORMERS = ("modules.json", "sentence_bert_config.json")
 HEAD_STAYS = "the fine-tuning head (text_model, a pickle) is left out: predictions do not need it"
 FEATURES_STAY = (
-    "features of the texts are to be given (--features): PECOS keeps its vectorizer elsewhere, if it has one"
+    "features of the texts are to be given to predict (--features), unless PECOS's tfidf vectorizer is named here "
+    "(--vectorizer)"
 )
 
 
 # ---------------------------------------------------------------------------- import
 
 
-def import_pecos(folder: str | Path, out: str | Path, *, labels: str | Path | None = None) -> list[str]:
+def import_pecos(
+    folder: str | Path, out: str | Path, *, labels: str | Path | None = None, vectorizer: str | Path | None = None
+) -> list[str]:
     """Writes the model folder `out` from a folder of PECOS and returns remarks on what it lacks, a line each.
 
     labels: a text file with the labels' names, a line each; None takes labels.txt of the folder, which export_pecos
-    writes, or else numbers. FileNotFoundError or ValueError in one line for a folder that cannot be read.
+    writes, or else numbers. vectorizer: folder of the tfidf vectorizer that made the features; None: they are to be
+    given. FileNotFoundError or ValueError in one line for a folder that cannot be read.
     """
     folder, out = Path(folder), Path(out)
     check_new(out)
@@ -63,13 +69,19 @@ def import_pecos(folder: str | Path, out: str | Path, *, labels: str | Path | No
     nr_given = nr_given_features(ranker, encoder.get("module")) if ranker else 0
     if nr_given < 0:
         raise ValueError(f"{folder}: the concat_model has fewer features than the encoder's embeddings")
+    tfidf = tfidf_of_pecos(*read_pecos_tfidf(vectorizer)) if vectorizer else None
+    if tfidf and nr_columns(tfidf) != nr_given:
+        raise ValueError(
+            f"--vectorizer={vectorizer} makes {nr_columns(tfidf)} features, the model in {folder} takes {nr_given}: "
+            "it is of another model"
+        )
     names = label_names(folder, labels, 0 if ranker is None else ranker[-1].C.shape[0])
-    card = f"---\nlibrary_name: xrt_jax\n---\n\nMade from a model of PECOS ({kind}) by xrt_jax.pecos_models.\n"
+    card = f"---\nlibrary_name: xrt_jax\n---\n\nMade from a model of PECOS ({kind}) by xrt_jax.pecos.models.\n"
     save_model(
-        out, settings=settings | {"normalize": False}, ranker=ranker, tfidf=None, labels=names, card=card, **encoder
+        out, settings=settings | {"normalize": False}, ranker=ranker, tfidf=tfidf, labels=names, card=card, **encoder
     )
     head = [HEAD_STAYS] if encoder and (matcher / "text_model").exists() else []
-    return head + ([FEATURES_STAY] if nr_given else [])
+    return head + ([FEATURES_STAY] if nr_given and not tfidf else [])
 
 
 def kind_of(folder: Path) -> str:
@@ -206,9 +218,9 @@ def export_notes(model: Path, settings: dict) -> list[str]:
     """What has to be known to predict the same in PECOS."""
     notes = []
     if (model / "tfidf").is_dir():
-        nr_columns = len(load_tfidf(model / "tfidf").vectorizer.vocabulary_)
+        count = nr_columns(load_tfidf(model / "tfidf"))
         notes.append(
-            f"PECOS is to be given the {nr_columns:,} TF-IDF features: xrt_jax.data.tfidf, load_tfidf and transform"
+            f"PECOS is to be given the {count:,} TF-IDF features: xrt_jax.data.tfidf, load_tfidf and transform"
         )
     elif settings["normalize"]:
         notes.append("PECOS is to be given features with rows of length 1")
@@ -250,6 +262,7 @@ def main(argv: list[str]) -> int:
     values = flags.FlagValues()
     flags.DEFINE_string("out", None, "Folder to write.", flag_values=values)
     flags.DEFINE_string("labels", None, "import: file of label names, a line each.", flag_values=values)
+    flags.DEFINE_string("vectorizer", None, "import: folder of PECOS's tfidf vectorizer.", flag_values=values)
     flags.DEFINE_bool("help", False, "Show this.", flag_values=values)
     set_up_logging()
     keep_compiled()
@@ -258,21 +271,22 @@ def main(argv: list[str]) -> int:
         if values.help:
             print(f"{__doc__}\n{values.main_module_help() or values.get_help()}")
             return 0
-        run(words, values.out, values.labels)
+        run(words, values.out, values.labels, values.vectorizer)
     except (flags.Error, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def run(words: list[str], out: str | None, labels: str | None) -> None:
+def run(words: list[str], out: str | None, labels: str | None, vectorizer: str | None) -> None:
     """Does what the words ask for and prints the remarks; ValueError unless they are import or export and a folder."""
     if len(words) != 2 or words[0] not in ("import", "export") or not out:
         raise ValueError(f"say {USAGE}")
     verb, folder = words
-    if verb == "export" and labels:
-        raise ValueError("--labels is for import: a model folder has its labels' names")
-    notes = import_pecos(folder, out, labels=labels) if verb == "import" else export_pecos(folder, out)
+    if verb == "export" and (labels or vectorizer):
+        raise ValueError(f"--{'labels' if labels else 'vectorizer'} is for import: a model folder has its own")
+    importing = verb == "import"
+    notes = import_pecos(folder, out, labels=labels, vectorizer=vectorizer) if importing else export_pecos(folder, out)
     for note in notes:
         print(f"note: {note}")
     print(f"{'model' if verb == 'import' else 'PECOS'} folder: {out}")

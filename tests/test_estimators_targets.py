@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from xrt_jax.targets import CLASSES, DENSE, NAMES, SPARSE, indicator, read_target
+from xrt_jax.estimators.targets import CLASSES, DENSE, NAMES, SPARSE, indicator, read_target
 
 ROWS = [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
 NAMED = [["a", "c"], ["b"], []]

@@ -1,0 +1,1 @@
+"""What PECOS leaves on disk: its parameter files and its model folders."""
