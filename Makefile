@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo encoder test test-slow test-peers lint
+.PHONY: demo encoder test test-slow test-peers notebooks lint
 
 demo: .venv/installed .venv/encoder
 	$(BIN)/python -m xrt_jax.main --config=configs/demo.py --workdir=runs/demo
@@ -15,6 +15,10 @@ test-slow: .venv/installed .venv/encoder
 # Beside PECOS, which needs an older numpy and so an environment of its own; XRT_PEERS_PYTHON names another one's python.
 test-peers: .venv/installed $(if $(XRT_PEERS_PYTHON),,.venv-peers/installed)
 	XRT_PEERS_PYTHON=$(or $(XRT_PEERS_PYTHON),.venv-peers/bin/python) $(BIN)/python -m pytest tests/peers
+
+# Runs the notebooks and writes their outputs back, to be committed.
+notebooks: .venv/installed
+	$(BIN)/python notebooks/execute.py
 
 lint: .venv/installed
 	$(BIN)/ruff check
@@ -39,5 +43,5 @@ encoder: .venv/encoder
 
 .venv/installed: setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,mpi]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,mpi,notebooks]'
 	touch $@
