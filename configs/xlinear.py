@@ -2,7 +2,7 @@
 
     python -m xrt_jax.main --config=configs/xlinear.py --config.data.dir=DIR --workdir=runs/xlinear
 
-DIR holds texts, features or both (README, "Your own data"). Without --config.data.dir: the demo's corpus.
+DIR holds texts, features or both (docs/data.md). Without --config.data.dir: the demo's corpus.
 """
 
 from configs import default
