@@ -32,7 +32,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     path = _config_path(argv)
     if path:
         given, path = path, find_config(path)
-        argv = [arg.removesuffix(given) + path if arg.lstrip("-") in (given, f"config={given}") else arg for arg in argv]
+        names = (given, f"config={given}")
+        argv = [arg.removesuffix(given) + path if arg.lstrip("-") in names else arg for arg in argv]
     reference = flatten(load_config(path)) if path else {}
     _check_known(_overridden(argv), reference)
     try:
