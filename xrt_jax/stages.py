@@ -32,7 +32,6 @@ from xrt_jax.xlinear.estimate import Estimate
 from xrt_jax.xlinear.folder import load_ranker
 from xrt_jax.xlinear.train import Sharing, check_settings, train_to_folder
 
-
 # All that is in the work directory of a run that ended in an error before its first result, a wrong path, say.
 WITHOUT_RESULT = {"config.json", "metrics.jsonl", "error.txt"}
 
