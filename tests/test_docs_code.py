@@ -199,7 +199,8 @@ def reader(trained, tmp_path):
     for name in ("texts.txt", "TITLES"):
         (tmp_path / name).write_text("\n".join(toy_split(20, 3).texts) + "\n")
     (tmp_path / "hosts").write_text("a\nb\n")
-    (tmp_path / "params.json").write_text(json.dumps({"train_params": {"hlm_args": {"model_chain": {"Cp": 2.0}}}}))
+    (tmp_path / "params.json").write_text('{"train_params": {"hlm_args": {"model_chain": {"Cp": 2.0}}}}')
+    (tmp_path / "xtransformer.json").write_text('{"train_params": {"matcher_params_chain": {"batch_size": 4}}}')
     (tmp_path / "tests_of_docs.py").write_text(GIVEN)
     shutil.copytree(trained / "DIR", tmp_path / "DIR")
     shutil.copytree(trained / "runs/demo/model/encoder", tmp_path / "MINILM")
