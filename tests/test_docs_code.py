@@ -31,29 +31,35 @@ NOT_RUN = {
 COMMAND = re.compile(r"^(\$ |make |python |xrt-jax |mpiexec |launch/\w|sbatch |tensorboard |pip |from \w+ imp|import )")
 
 
-def flags_of(fields: dict[str, object]) -> str:
-    return "".join(f" --config.{key}={value}" for key, value in fields.items())
-
-
 TREE = {key: SMALL[key] for key in ("refined_tree.nr_splits", "refined_tree.max_leaf_size")}
 WITH_ENCODER = {key: value for key, value in SMALL.items() if not key.startswith(("encoder.name", "scratch"))}
-# Flags that are added to a run, by its configuration; those of data sets that are not here make runs that end at once.
+# Fields that are set in a run, unless the page sets them, by its configuration.
 SETTINGS = {
-    "demo": flags_of(SMALL | {"data.dir": "DIR"}),  # 300 texts, and an encoder made of them
-    "default": flags_of(WITH_ENCODER),
-    "eurlex15k_cpu": " --print_config",
-    "yso30k_cpu": " --print_config",
-    "xlinear": flags_of(TREE),
-    "pecos": flags_of(TREE),
-    "json": "",  # the file has them
+    "demo": SMALL | {"data.dir": "DIR"},  # 300 texts, and an encoder made of them
+    "default": WITH_ENCODER,
+    "xlinear": TREE,
+    "pecos": TREE,
+    "json": {},  # the file has them
 }
+NOT_HERE = ("eurlex15k_cpu", "yso30k_cpu")  # configurations of data sets that are not here: their fields are shown
 TRAIN = r"((?:xrt-jax train|python -m xrt_jax\.main)(?= )[^\n#>|&;]*--config=configs/(\w+)\.py[^\n#>|&;]*)"
+
+
+def with_settings(found: re.Match) -> str:
+    """A command that trains, with the settings of its configuration."""
+    command, name = found[1].rstrip(), found[2]
+    if name in NOT_HERE:
+        return f"{command} --print_config "
+    added = {f"--config.{key}=": value for key, value in SETTINGS[name].items()}
+    return " ".join([command, *(f"{flag}{value}" for flag, value in added.items() if flag not in command), ""])
+
+
 # (pattern, what stands in its place), in this order.
 SHORTER = [
     (r" *\\\n *", " "),  # commands on one line
-    (r"\bmake (\w[\w-]*)", rf"make -C {ROOT} -n \1"),  # shows what it would do; the tests are one of its targets
-    (r"--max_steps=600,800,1200", "--max_steps=3,4,5"),
-    (r"=600,800,1200", "=3,4,5"),
+    (r"^make (\w[\w-]*)", rf"make -C {ROOT} -n \1"),  # shows what it would do; the tests are one of its targets
+    (r"max_steps=600,800,1200", "max_steps=3,4,5"),
+    (r"truncate_length=256", "truncate_length=12"),  # of an encoder of 24 positions
     (r"(sentence-transformers|FacebookAI)/[\w.-]+", "MINILM"),
     (r"runs/demo/data", "DIR"),  # where the demo's corpus lies
     (r"\b12345\b", "{port}"),
@@ -62,8 +68,8 @@ SHORTER = [
     (r"^python benchmarks/", f"python {ROOT}/benchmarks/"),
     (r"^python docs/", f"python {ROOT}/docs/"),
     (r"^sbatch --\S+ (launch/slurm\.sbatch)", r"\1"),
-    (r"^(launch/\S+)(?: --dry-run)?(.*?)( --config=.*)$", r"dry_run \1 '--dry-run\2' \3"),
-    (TRAIN, lambda found: found[1] + SETTINGS[found[2]]),
+    (r"^(launch/\S+)", r"dry_run \1"),
+    (TRAIN, with_settings),
 ]
 # What the shell knows beside: the flags of a benchmark, and of a run that is only shown, must be ones that exist.
 FUNCTIONS = f"""
@@ -74,16 +80,16 @@ flags_exist() {{
     done
 }}
 dry_run() {{
-    script=$1 options=$2
-    shift 2
-    eval "{ROOT}/$script ${{options/--hosts-file=/--hosts-file=$PWD/}} \\"\\$@\\""
+    script=$1
+    shift
+    {ROOT}/"$script" --dry-run "${{@/#--hosts-file=/--hosts-file=$PWD/}}"
+    while [[ $1 != --config=* ]]; do shift; done
     xrt-jax train --print_config "$@" > shown.json
 }}
 """
 # What a page's python takes for granted.
-PYTHON = """
-from tests_of_docs import X, X_tst, Y, dev_labels, dev_texts, train_labels, train_texts
-"""
+TAKEN_FOR_GRANTED = re.compile(r"\b(X_tst|train_texts)\b")
+PYTHON = "from tests_of_docs import X, X_tst, Y, dev_labels, dev_texts, train_labels, train_texts\n"
 
 
 class Block(NamedTuple):
@@ -218,11 +224,12 @@ def script_of(blocks: list[Block]) -> str:
         if block.language == last == "python":
             parts.insert(-1, block.text + "\n")
         elif block.language == "python":
-            parts += [f"echo @ {where}\npython - << 'END_OF_BLOCK'\n{PYTHON}{block.text}\n", "END_OF_BLOCK\n"]
+            parts += [f"echo @ {where}\npython - << 'END_OF_BLOCK'\n", f"{block.text}\n", "END_OF_BLOCK\n"]
         else:
             parts.append(f"echo @ {where}\n{block.text}\n")
         last = block.language
-    return "".join(parts)
+    script = "".join(parts)
+    return script.replace("END_OF_BLOCK'\n", f"END_OF_BLOCK'\n{PYTHON}") if TAKEN_FOR_GRANTED.search(script) else script
 
 
 ON_TRAINED_MODELS = ("predict.md", "python.md", "algorithm.md")
