@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo encoder test test-slow test-peers lint
+.PHONY: demo encoder test test-slow test-peers reproduce lint
 
 demo: .venv/installed .venv/encoder
 	$(BIN)/python -m xrt_jax.main --config=configs/demo.py --workdir=runs/demo
@@ -15,6 +15,13 @@ test-slow: .venv/installed .venv/encoder
 # Beside PECOS, which needs an older numpy and so an environment of its own; XRT_PEERS_PYTHON names another one's python.
 test-peers: .venv/installed $(if $(XRT_PEERS_PYTHON),,.venv-peers/installed)
 	XRT_PEERS_PYTHON=$(or $(XRT_PEERS_PYTHON),.venv-peers/bin/python) $(BIN)/python -m pytest tests/peers
+
+# The README's tables, measured again: make reproduce DATA=ROOT OUT=DIR [MORE='--sets=eurlex15k,yso30k --seeds=0']. It
+# takes hours, and goes on where it was broken off; benchmarks/reproduce.py explains it. XRT_PEERS_PYTHON names
+# the python of an environment with PECOS and omikuji.
+reproduce: .venv/installed .venv/encoder
+	$(if $(and $(DATA),$(OUT)),,$(error make reproduce needs DATA, the folder of the data-set folders, and OUT))
+	$(BIN)/python benchmarks/reproduce.py --data=$(DATA) --out=$(OUT) --encoder=.venv/encoder $(MORE)
 
 lint: .venv/installed
 	$(BIN)/ruff check

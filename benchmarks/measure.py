@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import resource
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -64,6 +65,17 @@ def forget_peak() -> None:
     refs = Path("/proc/self/clear_refs")
     if refs.is_file():
         refs.write_text("5")
+
+
+def run_measured(command: list[str], **how) -> tuple[int, int]:
+    """(exit status, bytes that it had in memory at most) of a command; `how` as of subprocess.Popen.
+
+    The figure starts from that of this process, which therefore should be small.
+    """
+    process = subprocess.Popen(command, **how)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, usage.ru_maxrss if sys.platform == "darwin" else 1024 * usage.ru_maxrss
 
 
 def file_bytes(folder: Path, *names: str) -> int:

@@ -25,10 +25,10 @@ def features(dataset: Dataset) -> tuple[sp.csr_matrix, sp.csr_matrix]:
     return X, transform(tfidf, dataset.tst.texts)
 
 
-def vote(Z: sp.csr_matrix, X: sp.csr_matrix, Y: sp.csr_matrix, neighbours: int) -> sp.csr_matrix:
-    """Label scores [len(Z), L] of queries Z, from their nearest rows of X with the labels Y."""
-    similarity = (Z @ X.T).toarray()
-    others = np.argpartition(-similarity, min(neighbours, X.shape[0]) - 1, axis=1)[:, neighbours:]
+def vote(Z: sp.csr_matrix, Xt: sp.csr_matrix, Y: sp.csr_matrix, neighbours: int) -> sp.csr_matrix:
+    """Label scores [len(Z), L] of queries Z from their nearest columns of Xt [features, n], with labels Y [n, L]."""
+    similarity = (Z @ Xt).toarray()
+    others = np.argpartition(-similarity, min(neighbours, Xt.shape[1]) - 1, axis=1)[:, neighbours:]
     np.put_along_axis(similarity, others, 0, axis=1)
     return sp.csr_matrix(sp.csr_matrix(similarity) @ Y)
 
@@ -42,10 +42,10 @@ def main() -> None:
     given = parser.parse_args()
     dataset = load_dataset(given.folder, trn_rows=given.trn_rows, tst_rows=given.tst_rows, dev_size=0)
     X, Z = features(dataset)
-    Y, Y_tst = dataset.trn.Y, dataset.tst.Y
+    Xt, Y, Y_tst = X.T.tocsr(), dataset.trn.Y, dataset.tst.Y
 
     blocks = range(0, Z.shape[0], 500)
-    voted = sp.vstack([vote(Z[start : start + 500], X, Y, given.neighbours) for start in blocks], format="csr")
+    voted = sp.vstack([vote(Z[start : start + 500], Xt, Y, given.neighbours) for start in blocks], format="csr")
     counts = np.asarray(Y.sum(axis=0)).ravel()
     counts[np.argsort(-counts, kind="stable")[5:]] = 0
     popular = sp.csr_matrix(np.ones((Z.shape[0], 1))) @ sp.csr_matrix(counts)

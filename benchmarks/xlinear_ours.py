@@ -1,7 +1,7 @@
 """xrt_jax's side of benchmarks/xlinear.py, in processes of their own.
 
     python xlinear_ours.py machine                      what this machine's memory and arithmetic can do
-    python xlinear_ours.py fit DATA MODEL               label embedding, clustering, training
+    python xlinear_ours.py fit DATA MODEL [SEED]        label embedding, clustering, training
     python xlinear_ours.py predict DATA MODEL MODE      load time, single queries, batch; predictions to MODEL.MODE.npz
 
 Every process first runs all stages on a random problem, so that no compilation is measured.
@@ -50,8 +50,8 @@ def features(X, E):
     return X if E is None else Features(X, E)
 
 
-def cluster(Z):
-    return hierarchical_kmeans(Z, nr_splits=NR_SPLITS, max_leaf_size=MAX_LEAF_SIZE)
+def cluster(Z, seed=0):
+    return hierarchical_kmeans(Z, nr_splits=NR_SPLITS, max_leaf_size=MAX_LEAF_SIZE, seed=seed)
 
 
 def rank(prepared, X):
@@ -75,7 +75,7 @@ def warm_up(is_dense: bool) -> None:
             rank(prepared, features(draw(1, 50), dense(1)))
 
 
-def fit(data: str, model: str) -> dict:
+def fit(data: str, model: str, seed: str = "0") -> dict:
     """Seconds a stage, bytes of memory and of the model."""
     data, model = Path(data), Path(model)
     warm_up((data / "E.trn.npy").is_file())
@@ -83,7 +83,7 @@ def fit(data: str, model: str) -> dict:
     X, loaded = features(X, E), peak_memory()
     embed, product = timed(pifa_product, Y, X)
     embedding_nnz = sum(part.size for part in product.Z if part is not None)
-    clustering, chain = timed(cluster, product)
+    clustering, chain = timed(cluster, product, int(seed))
     chain, product = complete_chain(shared_tree(data, chain[-1]), nr_splits=NR_SPLITS, min_codes=None), None
     memory = peak_memory()
     forget_peak()

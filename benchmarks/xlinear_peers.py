@@ -1,8 +1,8 @@
 """The peers' side of benchmarks/xlinear.py, run by the python of an environment that has PECOS or omikuji.
 
-    python xlinear_peers.py pecos-fit DATA MODEL                PECOS: label embedding, clustering, training
+    python xlinear_peers.py pecos-fit DATA MODEL [SEED]         PECOS: label embedding, clustering, training
     python xlinear_peers.py pecos-predict DATA MODEL MODE       load time, single queries, batch
-    python xlinear_peers.py omikuji-fit DATA MODEL              omikuji: all in one call, its reading of text included
+    python xlinear_peers.py omikuji-fit DATA MODEL [SEED]       omikuji: all in one call, its reading of text included
     python xlinear_peers.py omikuji-predict DATA MODEL MODE
 
 Predictions go to MODEL.MODE.npz.
@@ -43,7 +43,7 @@ def one_csr(X, E):
 # ---------------------------------------------------------------------------- PECOS
 
 
-def pecos_fit(data: str, model: str) -> dict:
+def pecos_fit(data: str, model: str, seed: str = "0") -> dict:
     """Seconds a stage, bytes of memory and of the model."""
     from pecos.xmc import Indexer, LabelEmbeddingFactory
     from pecos.xmc.xlinear.model import XLinearModel
@@ -53,7 +53,8 @@ def pecos_fit(data: str, model: str) -> dict:
     X, E, threads = one_csr(X, E), None, {"threads": nr_threads()}
     Y_csc, loaded = Y.tocsc(), peak_memory()
     embed, Z = timed(LabelEmbeddingFactory.create, Y, X, method="pifa", **threads)
-    cluster, chain = timed(Indexer.gen, Z, nr_splits=NR_SPLITS, max_leaf_size=MAX_LEAF_SIZE, **threads)
+    tree = {"nr_splits": NR_SPLITS, "max_leaf_size": MAX_LEAF_SIZE, "seed": int(seed)}
+    cluster, chain = timed(Indexer.gen, Z, **tree, **threads)
     C_leaf, Z = shared_tree(data, chain[-1]), None
     memory = peak_memory()
     forget_peak()
@@ -87,18 +88,26 @@ def pecos_predict(data: str, model: str, mode: str) -> dict:
 
 
 def write_text(path: Path, X, Y) -> None:
-    """Rows as omikuji reads them: a line of sizes, then "labels feature:value …" a row."""
+    """Rows as omikuji reads them: a line of sizes, then "labels feature:value …" a row.
+
+    Rows without features are left out: omikuji reads no file that has one.
+    """
+    rows = np.flatnonzero(np.diff(X.indptr))
     with open(path, "w", encoding="ascii") as file:
-        file.write(f"{X.shape[0]} {X.shape[1]} {Y.shape[1]}\n")
-        for i in range(X.shape[0]):
+        file.write(f"{len(rows)} {X.shape[1]} {Y.shape[1]}\n")
+        for i in rows:
             labels = ",".join(map(str, Y.indices[Y.indptr[i] : Y.indptr[i + 1]]))
             span = slice(X.indptr[i], X.indptr[i + 1])
             pairs = " ".join(map("{}:{:.8g}".format, X.indices[span].tolist(), X.data[span].tolist()))
             file.write(f"{labels} {pairs}\n")
 
 
-def omikuji_fit(data: str, model: str) -> dict:
-    """Seconds in all, bytes of memory and of the model; the default parameters (Parabel's) with one tree."""
+def omikuji_fit(data: str, model: str, seed: str = "0") -> dict:
+    """Seconds in all, bytes of memory and of the model; the default parameters (Parabel's) with one tree.
+
+    omikuji takes no seed: another one is another run.
+    """
+    del seed
     from omikuji import Model
 
     settings = Model.default_hyper_param()

@@ -37,14 +37,9 @@ def main() -> None:
     parser.add_argument("--peer-python", default=os.environ.get("XRT_PEERS_PYTHON"))
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
-    config = read_config(args.run)
-    inputs = args.run / "pecos"
-    dataset = load_data(config, args.run)
-    if not (inputs / "result.json").is_file():
-        export(config, dataset, args.run, inputs)
-        write_json(inputs / "result.json", run_peer(args.peer_python, inputs, args.threads))
-    found = read_json(inputs / "result.json")
-    rows = {"PECOS": percent(precision_recall(dataset.tst.Y, sp.load_npz(inputs / "P.npz"), 5))["prec"]}
+    found = measure_peer(args.run, args.peer_python, args.threads)
+    P, Y = sp.load_npz(args.run / "pecos" / "P.train.npz"), load_data(read_config(args.run), args.run).tst.Y
+    rows = {"PECOS": percent(precision_recall(Y, P, 5))["prec"]}
     if (args.run / "metrics.json").is_file():
         ours = read_json(args.run / "metrics.json")
         rows |= {name: ours[name]["prec"] for name in ("xr_linear", "xr_transformer") if name in ours}
@@ -53,6 +48,20 @@ def main() -> None:
     print("| | P@1 | P@3 | P@5 |\n|---|---|---|---|")
     for name, prec in rows.items():
         print(f"| {name} | " + " | ".join(f"{prec[k - 1]:.2f}" for k in (1, 3, 5)) + " |")
+
+
+def measure_peer(run: Path, python: str | None, threads: int, phase: str = "train") -> dict:
+    """What a phase of the worker measures with the configuration of a work directory, unless it has done so."""
+    inputs = run / "pecos"
+    result = inputs / f"result.{phase}.json"
+    if not result.is_file():
+        if not (inputs / "params.json").is_file():
+            config = read_config(run)
+            if config.ranker_features != "both":
+                sys.exit(f"{run}: ranker_features is {config.ranker_features}: name a run that ranks with both")
+            export(config, load_data(config, run), run, inputs)
+        write_json(result, run_peer(python, inputs, threads, phase))
+    return read_json(result)
 
 
 def read_config(run: Path) -> ConfigDict:
@@ -151,14 +160,16 @@ def solver(config: ConfigDict, level: dict) -> dict:
     return {key: level[key] for key in SOLVER} | {"solver_type": level["solver"], "bias": config.ranker.bias}
 
 
-def run_peer(python: str | None, inputs: Path, threads: int) -> dict:
+def run_peer(python: str | None, inputs: Path, threads: int, phase: str) -> dict:
     """What the worker prints last."""
     if not python:
         sys.exit("--peer-python: name the python of an environment with PECOS")
     env = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    command = [python, str(WORKER), "train", str(inputs)]
-    told = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return json.loads(told.splitlines()[-1])
+    command = [python, str(WORKER), phase, str(inputs)]
+    done = subprocess.run(command, env=env, check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"PECOS, {phase}: status {done.returncode}, its last words are above")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ DIR holds texts, features or both (docs/data.md). Without --config.data.dir: the
 from configs import default
 
 ONLY_XR_TRANSFORMER = ("encoder", "scratch", "preliminary_tree", "matcher", "mesh")
-ONLY_XR_TRANSFORMER += ("xr_linear", "do_fine_tune", "fix_clustering")
+ONLY_XR_TRANSFORMER += ("xr_linear", "do_fine_tune", "fix_clustering", "ranker_features")
 
 
 def get_config():

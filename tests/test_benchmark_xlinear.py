@@ -180,6 +180,8 @@ def test_random_projection_keeps_angles():
 def test_text_for_omikuji(tmp_path):
     X = sp.csr_matrix(np.float32([[0, 0.5, 0], [0.25, 0, 1]]))
     Y = sp.csr_matrix(np.float32([[1, 0, 1], [0, 1, 0]]))
+    write_text(tmp_path / "empty.txt", sp.csr_matrix(np.float32([[0, 0], [0, 3]])), Y)
+    assert (tmp_path / "empty.txt").read_text() == "1 2 3\n1 1:3\n"
     write_text(tmp_path / "trn.txt", one_csr(X, np.float32([[2], [0.125]])), Y)
     expected = "2 4 3\n0,2 1:0.5 3:2\n1 0:0.25 2:1 3:0.125\n"
     assert (tmp_path / "trn.txt").read_text() == expected

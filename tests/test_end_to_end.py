@@ -17,7 +17,7 @@ from toy import NR_LABELS, arguments, toy_split
 
 from xrt_jax.data.tfidf import transform
 from xrt_jax.metrics import precision_recall
-from xrt_jax.model import encode_texts, join_features, load_model
+from xrt_jax.model import encode_texts, join_features, load_model, rank_texts
 from xrt_jax.predict import named_rows
 from xrt_jax.stages import percent
 from xrt_jax.tree.chain import load_chain
@@ -282,6 +282,33 @@ def test_features_and_encoder_folder_can_be_given(finished, data, tmp_path):
     assert "45" in refused.stderr
 
 
+def test_a_ranker_on_the_embedding_alone(finished, data, tmp_path):
+    """The encoder of another run, taken as it comes: tree, ranker and predictions without TF-IDF."""
+    whole, _ = finished
+    changes = {"do_fine_tune": False, "encoder__name": whole / "model/encoder", "xr_linear": False}
+    changes |= {"ranker_features": "embedding", "data__normalize": True}
+    result = run("xrt_jax.main", *arguments(data, tmp_path / "w", **changes))
+    assert result.returncode == 0, result.stderr
+    folder = tmp_path / "w/model"
+    assert not (folder / "tfidf").exists()
+    model = load_model(folder)
+    assert (model.settings["ranker_features"], model.settings["normalize"]) == ("embedding", False)
+    assert all(level.W.shape[0] == 16 + 1 for level in model.ranker)  # the embedding and the bias
+
+    texts = (data / "X.tst.txt").read_text().splitlines()
+    emb = np.load(tmp_path / "w/embeddings.tst.npy")
+    np.testing.assert_array_equal(emb, np.load(whole / "embeddings.tst.npy"))  # the fine-tuned encoder's own
+    ranked = predict(model.ranker, join_features(None, emb))
+    metrics = json.loads((tmp_path / "w/metrics.json").read_text())["xr_transformer"]
+    assert percent(precision_recall(load_npz(data / "Y.tst.npz"), ranked, 10)) == metrics
+    assert metrics["prec"][0] > 80
+
+    # this process rounds embeddings in another way than the run
+    expected = predict(model.ranker, join_features(None, encode_texts(model, texts, tmp_path / "tokens")))
+    for number, X in enumerate((None, csr_matrix(np.ones((80, 3), np.float32)))):  # features are left aside
+        assert (rank_texts(model, texts, tmp_path / f"tokens{number}", X=X) != expected).nnz == 0
+
+
 def test_an_encoder_as_it_comes_on_a_given_tree(finished, data, tmp_path):
     whole, _ = finished
     changes = {"do_fine_tune": False, "fix_clustering": True, "data__clusters": whole / "preliminary_tree"}
@@ -347,6 +374,7 @@ def test_an_encoder_alone_with_every_option_of_the_matcher(finished, data, tmp_p
         ({"matcher__max_no_improve": 2, "matcher__eval_steps": 0}, "set matcher.eval_steps and data.dev_size"),
         ({"matcher__max_active_labels": 2, "matcher__head": "whole"}, "matcher.head must be auto, union or gather"),
         ({"only_encoder": True, "do_fine_tune": False}, "leaves nothing to train"),
+        ({"ranker_features": "tfidf"}, "ranker_features is 'tfidf': choose one of both, embedding"),
         ({"data__clusters": "Y.trn.npz"}, "is a tree of 300 labels, Y has 24"),
         ({"matcher__max_steps": "1,2"}, "matcher.max_steps has 2 values for 3 levels"),
         ({"ranker__Cp": "1,2,3,4,5"}, "ranker.Cp has 5 values for 2 levels"),

@@ -275,6 +275,22 @@ def transformer(tmp_path_factory, quick_compilation):
     return model.fit(TRN.texts, names_of(TRN.Y), validation=(DEV.texts, names_of(DEV.Y)))
 
 
+def test_a_transformer_without_tfidf(transformer, quick_compilation, tmp_path):
+    """The encoder of the other one as it comes, and a ranker on its embeddings alone."""
+    encoder = Path(transformer.workdir) / "run/model/encoder"
+    model = XRTransformerClassifier(
+        encoder=str(encoder),
+        truncate_length=24,
+        max_leaf_size=NR_LABELS,
+        ranker_features="embedding",
+        config_overrides={"do_fine_tune": False},
+    ).fit(TRN.texts, names_of(TRN.Y))
+    assert model.model_.tfidf is None and model.model_.ranker[0].W.shape[0] == transformer.encode(["x"]).shape[1] + 1
+    model.save(tmp_path / "model")
+    loaded = XRTransformerClassifier.load(tmp_path / "model")
+    assert loaded.predict_topk(DEV.texts, k=2) == model.predict_topk(DEV.texts, k=2)
+
+
 def test_the_transformer_learns_and_is_silent(transformer, capsys):
     assert transformer.score(DEV.texts, names_of(DEV.Y)) > 0.9
     assert transformer.validation_metrics_["prec"][0] > 0.9
@@ -411,6 +427,7 @@ def test_bad_fits_of_xr_linear(parameters, arguments, message):
         ({"max_steps": "many"}, "'matcher.max_steps' takes int values"),
         ({"truncate_length": "long"}, "config field 'encoder.truncate_length'"),
         ({"encoder": "no/such-folder"}, "no/such-folder is not a folder"),
+        ({"ranker_features": "tfidf"}, "ranker_features is 'tfidf': choose one of both, embedding"),
     ],
 )
 def test_bad_fits_of_xr_transformer(parameters, message):

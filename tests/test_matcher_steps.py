@@ -343,6 +343,14 @@ def test_texts_of_one_window_each_give_the_bits_of_plain_texts(problem):
     np.testing.assert_array_equal(first, second)
 
 
+def test_modules_of_equal_fields_share_the_pass_that_embeds():
+    """Else a text at a time would be traced and compiled each time."""
+    step = S.make_embed_step(Bag())
+    assert S.make_embed_step(Bag()) is step
+    assert S.make_embed_step(Bag(hidden_size=HIDDEN + 1)) is not step
+    assert S.make_embed_step(Bag(dtype=jnp.bfloat16)) is not step
+
+
 @pytest.mark.parametrize("name", sorted(S.POST_PROCESSORS))
 def test_post_processors_are_those_of_the_ranker(name):
     v, parent = np.linspace(-3, 3, 13).astype(np.float32), np.linspace(-0.9, 0.9, 13).astype(np.float32)

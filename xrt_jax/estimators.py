@@ -446,6 +446,7 @@ class XRTransformerClassifier(_Ranker, library_name="xrt_jax"):
         max_leaf_size: most labels under a lowest cluster.
         only_topk: clusters kept at each level of the search, and labels that it ends with.
         post_processor: see XRLinearClassifier; of the linear rankers.
+        ranker_features: what these take: "both", TF-IDF and the embedding, or "embedding" alone.
         min_score: see XRLinearClassifier.
         ngram_range, min_df, max_features, sublinear_tf: of TF-IDF (xrt_jax/data/tfidf.py).
         config_overrides: {"matcher.loss": "hinge", …}: any other field of xrt_jax/default_config.py. These win.
@@ -477,6 +478,7 @@ class XRTransformerClassifier(_Ranker, library_name="xrt_jax"):
         max_leaf_size=16,
         only_topk=20,
         post_processor="l3-hinge",
+        ranker_features="both",
         min_score=None,
         ngram_range=(1, 2),
         min_df=2,
@@ -499,6 +501,7 @@ class XRTransformerClassifier(_Ranker, library_name="xrt_jax"):
         self.max_leaf_size = max_leaf_size
         self.only_topk = only_topk
         self.post_processor = post_processor
+        self.ranker_features = ranker_features
         self.min_score = min_score
         self.ngram_range = ngram_range
         self.min_df = min_df
@@ -573,6 +576,7 @@ class XRTransformerClassifier(_Ranker, library_name="xrt_jax"):
             "matcher.head_learning_rate": self.head_learning_rate or 2 * rate,
             "ranker.only_topk": self.only_topk,
             "ranker.post_processor": self.post_processor,
+            "ranker_features": self.ranker_features,
             "tfidf.ngram_range": self.ngram_range,
             "tfidf.min_df": self.min_df,
             "tfidf.max_features": self.max_features,

@@ -12,6 +12,7 @@ from xrt_jax.matcher.shortlist import check_scheme
 from xrt_jax.matcher.step import check_post_processor
 from xrt_jax.stages import tree_levels
 
+RANKER_FEATURES = ("both", "embedding")
 # Fields of a level that fine_tune takes as they are.
 FINE_TUNING = (
     "loss",
@@ -34,6 +35,8 @@ FINE_TUNING = (
 def plan_levels(config: ConfigDict, nr_labels: int, mesh) -> tuple[list[int], list[dict]]:
     """(sizes of the preliminary tree's levels, settings of each fine-tuned level); ValueError for any bad setting."""
     sizes = tree_levels(config, "preliminary_tree", nr_labels)
+    if config.ranker_features not in RANKER_FEATURES:
+        raise ValueError(f"ranker_features is {config.ranker_features!r}: choose one of {', '.join(RANKER_FEATURES)}")
     if not config.do_fine_tune:
         if config.only_encoder:
             raise ValueError("only_encoder with do_fine_tune=False leaves nothing to train")

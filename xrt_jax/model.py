@@ -20,7 +20,7 @@ from scipy.sparse import csr_matrix
 
 from xrt_jax import __version__
 from xrt_jax.calibration import Calibration, load_calibration, predict_probabilities, save_calibration
-from xrt_jax.data.folders import read_lines
+from xrt_jax.data.text_files import read_lines
 from xrt_jax.data.tfidf import Tfidf, load_tfidf, save_tfidf, transform
 from xrt_jax.data.tokens import tokenize
 from xrt_jax.disk import read_json, replace_folder, write_json
@@ -156,10 +156,15 @@ def rank_texts(
 
 
 def ranker_features(model: Model, texts: list[str] | None, tokens_folder: str | Path, *, X=None, progress=None):
-    """What the ranker takes of n texts: TF-IDF or the features X, and embeddings; arguments as of rank_texts."""
+    """What the ranker takes of n texts: TF-IDF or the features X, and embeddings; arguments as of rank_texts.
+
+    A ranker on embeddings alone leaves X aside.
+    """
     if model.ranker is None:
         raise ValueError("this model is an encoder alone: it embeds texts (xrt_jax.encode) and ranks no labels")
-    if model.tfidf is not None:
+    if model.settings.get("ranker_features", "both") == "embedding":  # older folders do not name it
+        X = None
+    elif model.tfidf is not None:
         X = transform(model.tfidf, texts)
     elif X is None and nr_given_features(model.ranker, model.encoder and model.encoder.module):
         raise ValueError("this model was trained on given features: give the features of the texts too")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from absl import flags
 
-from xrt_jax.data.folders import read_lines
+from xrt_jax.data.text_files import read_lines
 from xrt_jax.data.tfidf import load_tfidf
 from xrt_jax.disk import read_json, replace_folder, write_json
 from xrt_jax.model import nr_given_features, save_model

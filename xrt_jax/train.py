@@ -241,6 +241,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
                 emb_tst = embed_once(
                     workdir / "embeddings.tst.npy", module, encoder, tokens["tst"], mesh=mesh, padding=padding
                 )
+        if config.ranker_features == "embedding":
+            tfidf = X_trn = X_tst = None  # the trees and XR-Linear have had their use of them
         with report.stage("ranker"):
             joined = lambda: join_features(X_trn, emb_trn)  # noqa: E731
             ranker = rank(config, workdir / "xr_transformer", joined, trn, ranker_chain)
@@ -337,4 +339,5 @@ def model_settings(config: ConfigDict) -> dict:
     fields = ("pooling", *Padding._fields)
     encoder = {name: config.encoder[name] for name in fields}
     model = "encoder" if config.only_encoder else "xr_transformer"
-    return {"model": model, "normalize": config.data.normalize, **encoder}
+    normalize = config.data.normalize and config.ranker_features == "both"  # of features that the model is given
+    return {"model": model, "normalize": normalize, "ranker_features": config.ranker_features, **encoder}

@@ -2,6 +2,7 @@
 the shardings of their arguments spread them over a mesh."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import jax
@@ -202,6 +203,7 @@ def make_score_step(
     return jax.jit(score)
 
 
+@lru_cache(maxsize=8)  # by module, which compares by its fields: a text at a time is not to be compiled each time
 def make_embed_step(module) -> Callable[[dict, jax.Array, jax.Array], jax.Array]:
     """Jitted pass (encoder, ids_bt, mask_bt) -> float32 embeddings [b, hidden], dropout off; see `pooled`."""
 
