@@ -60,6 +60,7 @@ SHORTER = [
     (r"^make (\w[\w-]*)", rf"make -C {ROOT} -n \1"),  # shows what it would do; the tests are one of its targets
     (r"max_steps=600,800,1200", "max_steps=3,4,5"),
     (r"truncate_length=256", "truncate_length=12"),  # of an encoder of 24 positions
+    (r'pooling="mean", ', 'pooling="mean", truncate_length=24, max_steps=5, '),
     (r"(sentence-transformers|FacebookAI)/[\w.-]+", "MINILM"),
     (r"runs/demo/data", "DIR"),  # where the demo's corpus lies
     (r"\b12345\b", "{port}"),
