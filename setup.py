@@ -3,6 +3,19 @@
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+
+class BuildWithConfigs(build_py):
+    """Lays configs/ into the package, so that --config=configs/xlinear.py means the same where no repository is."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            for path in sorted(Path("configs").glob("*.py")):
+                self.mkpath(f"{self.build_lib}/xrt_jax/shipped/configs")
+                self.copy_file(str(path), f"{self.build_lib}/xrt_jax/shipped/configs")
+
 
 setup(
     name="xrt_jax",
@@ -30,6 +43,7 @@ setup(
         "tqdm>=4.66,<5",
         "transformers>=5.10,<6",
     ],
+    cmdclass={"build_py": BuildWithConfigs},
     entry_points={"console_scripts": ["xrt-jax = xrt_jax.cli:main"]},
     extras_require={
         "parquet": ["pyarrow>=17,<27"],
@@ -39,6 +53,7 @@ setup(
         "notebooks": ["ipykernel>=6.29,<8", "matplotlib>=3.9,<4", "nbclient>=0.11,<0.12"],
         "test": [
             "hypothesis>=6.150,<7",
+            "matplotlib>=3.9,<4",  # docs/figures.py
             "pyarrow>=17,<27",
             "pytest>=8,<10",
             "ruff>=0.9,<1",

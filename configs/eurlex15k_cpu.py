@@ -4,7 +4,7 @@
         --config.encoder.name=MINILM --config.seed=0
 
 DIR holds EURLEX57K with the lists of rows subset15k.{trn,tst}.idx, MINILM is all-MiniLM-L6-v2's folder or hub name.
-P@1/3/5, seed 0 and 1: 90.32/79.61/65.71 and 90.56/79.37/65.50; XR-Linear 89.68/78.12/64.87 and 89.94/78.49/65.29.
+P@1/3/5, seed 0 and 1: 90.38/79.70/65.71 and 90.56/79.37/65.50; XR-Linear 89.37/78.04/64.67 and 89.94/78.49/65.29.
 About 50 minutes a seed, each on one core of a shared x86-64 server.
 """
 

@@ -1,8 +1,11 @@
+import json
 import shlex
+import subprocess
+import sys
 
 import pytest
 from absl import flags
-from commands import ROOT, run
+from commands import ROOT, environment, run
 from ml_collections import ConfigDict, config_flags
 
 from xrt_jax import config
@@ -125,7 +128,44 @@ def test_a_wrong_flag_is_one_line_and_status_2(tmp_path, argument, expected):
 def test_a_missing_configuration_is_one_line_and_status_2(tmp_path):
     result = run("xrt_jax.main", "--config=configs/none.py", f"--workdir={tmp_path / 'w'}")
     assert result.returncode == 2
-    assert result.stderr.strip() == "error: --config=configs/none.py: there is no such file; see configs/"
+    assert len(result.stderr.strip().splitlines()) == 1
+    told = "error: --config=configs/none.py: there is no such file; it may be one of your own or configs/default.py, "
+    assert result.stderr.startswith(told) and "configs/xlinear.py" in result.stderr
+
+
+OWN = """
+from configs import xlinear
+
+def get_config(seed="0"):
+    config = xlinear.get_config()
+    config.seed = int(seed)
+    return config
+"""
+
+
+def test_installed_without_the_repository_the_configurations_are_there(tmp_path):
+    """What pip install does to the package, then a run in another folder, by a name of ours and a file of one's own."""
+    pytest.importorskip("setuptools")
+    build = [sys.executable, "setup.py", "--quiet", "build_py", f"--build-lib={tmp_path / 'site'}"]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (tmp_path / "mine/configs").mkdir(parents=True)
+    (tmp_path / "mine/configs/own.py").write_text(OWN)
+    main = [sys.executable, "-m", "xrt_jax.main", "--print_config"]
+    printed = {
+        name: subprocess.run(
+            [*main, "--config", name],
+            cwd=tmp_path / "mine",
+            env=environment() | {"PYTHONPATH": str(tmp_path / "site")},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for name in ("configs/xlinear.py", "configs/own.py:7", "configs/json.py")
+    }
+    of_ours = config.to_json(config.load_config(str(ROOT / "configs/xlinear.py")))
+    assert json.loads(printed["configs/xlinear.py"]) == of_ours
+    assert json.loads(printed["configs/own.py:7"]) == of_ours | {"seed": 7}
+    assert json.loads(printed["configs/json.py"]) == config.to_json(load_default())
 
 
 @pytest.mark.parametrize(

@@ -111,14 +111,15 @@ def test_commands_exist(page):
     for module in re.findall(r"python -m (xrt_jax[\w.]*\w)", text):
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), module
-    blocks = re.findall(r"^(?:    |```[^\n]*\n)(?:.*)$|`xrt-jax [^`]*`", text, re.MULTILINE)
+    blocks = re.findall(r"^```.*?^```$|`xrt-jax [^`]*`", text, re.MULTILINE | re.DOTALL)
     for command in re.findall(r"\bxrt-jax +([a-z][a-z-]*)", "\n".join(blocks)):
         assert command in COMMANDS, command
 
 
 def test_lines_are_short():
-    for page in (ROOT / "docs").glob("*.md"):
-        assert not [line for line in page.read_text(encoding="utf-8").splitlines() if len(line) > 120], page.name
+    for page in PAGES:  # a row of a table cannot be broken
+        lines = page.read_text(encoding="utf-8").splitlines()
+        assert not [line for line in lines if len(line) > 120 and not line.startswith("|")], page.name
 
 
 @cache

@@ -50,6 +50,19 @@ def test_a_run_on_texts(finished, data):
     assert precision[:3] == ["P", "xr_linear", f"{metrics['xr_linear']['prec'][0]:.2f}"]
 
 
+def test_a_mistake_before_the_first_result_can_be_put_right_in_the_same_work_directory(data, tmp_path):
+    workdir = tmp_path / "w"
+    wrong = run("xrt_jax.main", *arguments(tmp_path / "mistyped", workdir))
+    assert wrong.returncode == 2 and "mistyped" in wrong.stderr
+    assert {path.name for path in workdir.iterdir()} <= {"config.json", "metrics.jsonl", "error.txt"}
+    right = run("xrt_jax.main", *arguments(data, workdir))
+    assert right.returncode == 0, right.stderr
+    assert (workdir / "model/config.json").is_file() and not (workdir / "error.txt").exists()
+    assert "belongs to a run with another config" in run("xrt_jax.main", *arguments("mistyped", workdir)).stderr
+    assert (workdir / "error.txt").is_file()  # and still the run's results are not another's
+    assert "belongs to a run with another config" in run("xrt_jax.main", *arguments("mistyped", workdir)).stderr
+
+
 def test_predict_with_a_model_of_texts(finished, tmp_path):
     split = toy_split(30, 9)
     (tmp_path / "texts.txt").write_text("\n".join(split.texts) + "\n")

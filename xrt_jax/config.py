@@ -14,6 +14,10 @@ from ml_collections import ConfigDict
 from xrt_jax.disk import read_json
 from xrt_jax.tree.chain import per_level
 
+PACKAGE = Path(__file__).resolve().parent
+# The folder that has configs/: the repository, or what setup.py laid into the installed package.
+HOME = PACKAGE / "shipped" if (PACKAGE / "shipped").is_dir() else PACKAGE.parent
+
 
 def flatten(config: ConfigDict, prefix: str = "") -> dict[str, object]:
     """{"matcher.loss": ("squared-hinge",), …}"""
@@ -26,6 +30,10 @@ def flatten(config: ConfigDict, prefix: str = "") -> dict[str, object]:
 def parse_flags(argv: list[str]) -> list[str]:
     """A flags_parser for absl's app.run; ValueError in one line for unknown or ill-typed fields of --config."""
     path = _config_path(argv)
+    if path:
+        given, path = path, find_config(path)
+        names = (given, f"config={given}")
+        argv = [arg.removesuffix(given) + path if arg.lstrip("-") in names else arg for arg in argv]
     reference = flatten(load_config(path)) if path else {}
     _check_known(_overridden(argv), reference)
     try:
@@ -39,16 +47,28 @@ def parse_flags(argv: list[str]) -> list[str]:
     return rest
 
 
-def load_config(path: str) -> ConfigDict:
-    """The ConfigDict that the get_config of a configuration file returns."""
-    name, *argument = path.split(":", 1)
-    file = Path(name)
-    if file.suffix == ".json":
+def find_config(path: str) -> str:
+    """The path of a configuration file, or where this package has it if there is no such file here.
+
+    A colon and what stands behind it stay. FileNotFoundError names the files that there are.
+    """
+    name, colon, argument = path.partition(":")
+    if Path(name).suffix == ".json":
         raise ValueError(f"--config={path} is JSON: use configs/json.py:{path}, or configs/pecos.py:{path} for PECOS's")
-    if not file.is_file():
-        raise FileNotFoundError(f"--config={path}: there is no such file; see configs/")
-    if str(file.parent.parent.resolve()) not in sys.path:  # a configuration starts from configs.default
-        sys.path.insert(0, str(file.parent.parent.resolve()))
+    file = next((file for file in (Path(name), HOME / name) if file.is_file()), None)
+    if file is None:
+        known = ", ".join(f"configs/{file.name}" for file in sorted(HOME.glob("configs/*.py")))
+        raise FileNotFoundError(f"--config={path}: there is no such file; it may be one of your own or {known}")
+    return f"{file}{colon}{argument}"
+
+
+def load_config(path: str) -> ConfigDict:
+    """The ConfigDict that the get_config of a configuration file, named as for find_config, returns."""
+    name, *argument = find_config(path).split(":", 1)
+    file = Path(name)
+    for folder in (str(HOME), str(file.parent.parent.resolve())):  # a configuration starts from configs.default
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
     spec = importlib.util.spec_from_file_location("config_file", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -36,11 +36,20 @@ from xrt_jax.xlinear.predict import predict
 from xrt_jax.xlinear.train import Sharing, check_settings, train_to_folder
 
 TEST_RANKING = "predictions.tst.npz"  # of a ranker, beside it
+# All that is in the work directory of a run that ended in an error before its first result, a wrong path, say.
+WITHOUT_RESULT = {"config.json", "metrics.jsonl", "error.txt"}
 
 
 def open_workdir(config: ConfigDict, workdir: Path) -> Path:
-    """Creates the work directory or takes up an earlier run in it; ValueError if that run had another config."""
+    """Creates the work directory or takes up an earlier run in it; ValueError if that run had another config.
+
+    A run that ended in an error before it had a result does not count.
+    """
     new, path = to_json(config), workdir / "config.json"
+    left = {entry.name for entry in workdir.iterdir()} if path.exists() else set()
+    if "error.txt" in left and left <= WITHOUT_RESULT:
+        for name in left:
+            (workdir / name).unlink()
     if path.exists():
         changed = differences(read_json(path), new)
         if changed:
