@@ -94,6 +94,20 @@ def _svmlight(folder: Path) -> None:
     (folder / "train.txt").write_text("\n".join(lines) + "\n")
 
 
+def _public(folder: Path) -> None:
+    files = {
+        "json/trn.json": '{"title": "a", "target_ind": [1, 0], "target_rel": [1, 0.5]}\n{"target_ind": []}\n',
+        "json/lbl.json": '{"uid": "7", "title": "x"}\n{"uid": "8", "title": ""}\n',
+        "matrices/trn_X_Y.txt": "2 3\n0:1 2:1\n\n",
+        "matrices/trn_X_Xf.txt": "2 5\n1:.5\n0:1e-1 4:-2\n",
+        "names/train_labels.txt": "a b\nc\n",
+        "names/train_texts.txt": "one text\nand more\n",
+    }
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content)
+
+
 def _dataset(folder: Path) -> None:
     from xrt_jax.data.folders import Dataset, Split, save_dataset
 
@@ -253,6 +267,12 @@ def _load_dataset(folder: Path):
     return [load_dataset(folder / name) for name in ("sparse", "dense")]
 
 
+def _load_public(folder: Path):
+    from xrt_jax.data.folders import load_dataset
+
+    return [load_dataset(folder / name) for name in ("json", "matrices", "names")]
+
+
 def _load_table(folder: Path):
     from xrt_jax.data.tables import as_labels, cells, read_table, read_texts
 
@@ -322,6 +342,7 @@ KINDS = {
     "saved pecos tfidf": (_saved_pecos_tfidf, _load_tfidf),
     "svmlight": (_svmlight, _load_svmlight),
     "dataset": (_dataset, _load_dataset),
+    "public": (_public, _load_public),
     "csv": (_table("texts.csv", CSV), _load_table),
     "csv.gz": (_table("texts.csv.gz", CSV), _load_table),
     "tsv.xz": (_table("texts.tsv.xz", "text\tlabels\na b\tx;y\nc\t\n"), _load_table),
@@ -651,9 +672,10 @@ def mutate(folder: Path, rng: random.Random, marker: str, samples: Path) -> Path
     data, suffix = path.read_bytes(), path.suffix
     other = rng.choice(sorted(path for path in samples.rglob("*") if path.is_file())).read_bytes()
     structured = rng.random() < 0.7
-    if structured and suffix == ".json":
+    is_lines = suffix == ".jsonl" or (suffix == ".json" and b"}\n{" in data)
+    if structured and suffix == ".json" and not is_lines:
         path.write_text(damage_json(json.loads(data), rng), encoding="utf-8")
-    elif structured and suffix == ".jsonl":
+    elif structured and is_lines:
         lines = data.decode().splitlines()
         at = rng.randrange(len(lines))
         lines[at] = damage_json(json.loads(lines[at]), rng).replace("\n", " ")

@@ -250,16 +250,16 @@ def test_data_from_files_of_their_own(tmp_path):
 def test_help_shows_an_example_and_the_flags(name):
     printed = xrt_jax(name, "--help").stdout
     assert f"xrt-jax {name} " in printed
-    assert {"data": "--from", "train": "--config", "import-pecos": "--labels", "export-pecos": "--out"}.get(
-        name, "--model"
-    ) in printed
+    flags = {"data": "--from", "train": "--config", "import-pecos": "--labels", "export-pecos": "--out"}
+    flags |= {"fetch": "--dir", "describe": "--plot"}
+    assert flags.get(name, "--model") in printed
 
 
 def test_the_list_of_commands():
     for args in ((), ("--help",), ("help",)):
         printed = told(xrt_jax(*args))
         assert all(f"  {name} " in printed for name in cli.COMMANDS)
-    assert "there is no command 'predcit': choose one of data, train" in told(xrt_jax("predcit"), 2)
+    assert "there is no command 'predcit': choose one of fetch, describe, data, train" in told(xrt_jax("predcit"), 2)
     assert "--text=none: there is no such file" in told(xrt_jax("predict", "--model=m", "--text=none"), 2)
     assert "unexpected argument 'x'" in told(xrt_jax("predict", "--model=m", "x"), 2)
 

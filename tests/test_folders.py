@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from xrt_jax.data.folders import Dataset, Split, load_dataset, read_lines, save_dataset
+from xrt_jax.data.folders import Dataset, Split, load_dataset, save_dataset
+from xrt_jax.data.text_files import read_lines
 
 
 def random_csr(rng, shape, density=0.3):
@@ -168,7 +169,7 @@ def write_empty_split(folder):
 
 BROKEN = {
     "no labels": (lambda folder: (folder / "Y.tst.npz").unlink(), "looked for Y.tst.npz"),
-    "no documents": (lambda folder: [path.unlink() for path in folder.glob("X.trn.*")], "X.trn.txt.gz, .*X.trn.npy"),
+    "no documents": (lambda folder: [path.unlink() for path in folder.glob("X.trn.*")], "X.trn.txt, .*X.trn.npy"),
     "short text": (lambda folder: (folder / "X.trn.txt").write_text("a\nb\n"), "X.trn.txt: 2 documents, .* 12 rows"),
     "short features": (write_npz("X.dev.npz", np.ones((3, 7))), "X.dev.npz: 3 documents, .* 4 rows"),
     "label names": (lambda folder: (folder / "output-items.txt").write_text("a\nb\n"), "2 label names, .* 5 columns"),
@@ -297,7 +298,7 @@ BROKEN_TEXT = {
     "no rows": ({"train.txt": b"0 4 2\n"}, r"train\.txt: no rows"),
     "no labels": ({"train.txt": b"1 4 0\n 1:1\n"}, r"train\.txt: no label columns"),
     "no positives": ({"train.txt": b"1 4 2\n 1:1\n"}, r"train\.txt: no training document has a label"),
-    "nothing": ({"test.txt": TST}, r"Y\.trn\.npz, or a file trn\.txt or train\.txt or \*_train\.txt"),
+    "nothing": ({"test.txt": TST}, r"Y\.trn\.npz, .*, or a file trn\.txt or train\.txt or \*_train\.txt"),
 }
 
 

@@ -6,6 +6,8 @@ import sys
 
 # name: module, what it is for, arguments that stand before the given ones
 COMMANDS = {
+    "fetch": ("xrt_jax.data.fetch", "a public data set, downloaded and checked"),
+    "describe": ("xrt_jax.data.describe", "statistics of a data set, and what is wrong with it"),
     "data": ("xrt_jax.make_data", "a data-set folder from a table of texts and labels"),
     "train": ("xrt_jax.main", "XR-Transformer or XR-Linear on a data-set folder"),
     "predict": ("xrt_jax.predict", "the best labels of new texts"),

@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config.ranker_features = "both"  # TF-IDF (or the data's features) beside the embedding, or "embedding" alone
 
     config.data = ConfigDict()
-    config.data.dir = ""  # a folder in PECOS's layout; empty: the embedded corpus, see `docstrings`
+    config.data.dir = ""  # a data-set folder, see data/folders.py; empty: the embedded corpus, see `docstrings`
     config.data.has_test = True  # False: there is no test split, and nothing is measured in the end
     config.data.trn_rows = ""  # file of row numbers, to train on a part of the training split
     config.data.tst_rows = ""

@@ -24,8 +24,8 @@ from absl import flags
 from scipy.sparse import csr_matrix
 
 from xrt_jax.commands import define_model_flags, load_models, run_command
-from xrt_jax.data.folders import read_lines
 from xrt_jax.data.tables import as_labels, cells, read_table
+from xrt_jax.data.text_files import read_lines
 from xrt_jax.ensemble import combine, without_entries
 from xrt_jax.metrics import all_metrics, by_frequency, format_frequencies, format_pecos, format_table, precision_recall
 from xrt_jax.npz import load_npz

@@ -20,7 +20,7 @@ from scipy.sparse import csr_matrix
 
 from xrt_jax import __version__
 from xrt_jax.calibration import Calibration, load_calibration, predict_probabilities, save_calibration
-from xrt_jax.data.folders import read_lines
+from xrt_jax.data.text_files import read_lines
 from xrt_jax.data.tfidf import Tfidf, load_tfidf, save_tfidf, transform
 from xrt_jax.data.tokens import tokenize
 from xrt_jax.disk import read_json, replace_folder, write_json

@@ -45,10 +45,20 @@ def keep_compiled() -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "xrt_jax"))
 
 
-def progress(total: int, desc: str) -> tqdm:
-    """A bar with rate and remaining time; in a log file, a line every ten seconds. Only the first process shows one."""
+def progress(total: int | None, desc: str, *, unit: str = "it", done: int = 0) -> tqdm:
+    """A bar with rate and remaining time; in a log file, a line every ten seconds. Only the first process shows one.
+
+    Args:
+        total: steps until the end; None where that is unknown.
+        desc: what is done.
+        unit: of a step; "B" for bytes, which are told in thousands, millions and so on.
+        done: steps that an earlier run has done.
+    """
     return tqdm(
         total=total,
+        initial=done,
+        unit=unit,
+        unit_scale=unit == "B",
         desc=f"  {desc:<24}",
         mininterval=0.2 if sys.stderr.isatty() else 10,
         leave=True,

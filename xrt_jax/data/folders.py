@@ -1,39 +1,45 @@
-"""Data-set folders in the PECOS layout, checked before anything long is started.
+"""Data-set folders in PECOS's layout and in those of published data sets, checked before anything long is started.
 
-    X.{trn,dev,tst}.txt    one document a line, UTF-8 (also .txt.gz, .txt.xz)
+    X.{trn,dev,tst}.txt    one document a line, UTF-8
     X.{trn,dev,tst}.npz    features, a scipy sparse matrix [n, d] (or .npy, dense); texts, features or both
     Y.{trn,dev,tst}.npz    labels, a scipy sparse matrix [n, L], relevance > 0
-    output-items.txt       label names, line l names column l of Y (also .gz, .xz)
+    output-items.txt       label names, line l names column l of Y
 
-A split without any X and Y file may be one text file of the Extreme Classification Repository instead (svmlight.py):
-trn.txt, train.txt or *_train.txt; dev.txt or *_dev.txt; tst.txt, test.txt or *_test.txt (also .gz, .xz). Without
-output-items.txt its labels are named by their numbers.
+In place of a file that is not there stands the first one of its line that is:
+
+    texts       {train,dev,test}_raw_texts.txt, {train,dev,test}_texts.txt (AttentionXML), {trn,dev,tst}.json
+    features    {trn,dev,tst}_X_Xf.txt, tfidf-attnxml/X.{trn,dev,tst}.npz (PECOS's archives)
+    labels      {trn,dev,tst}_X_Y.txt, {trn,dev,tst}.json (the Extreme Classification Repository),
+                {train,dev,test}_labels.txt (AttentionXML; names, of which the columns are sorted)
+    names       label_map.txt, lbl.json
+
+A split of which there is none of these may be one text file of the Extreme Classification Repository (svmlight.py):
+trn.txt, train.txt or *_train.txt; dev.txt or *_dev.txt; tst.txt, test.txt or *_test.txt. Labels of its text files
+need no names: they are named by their numbers. All .txt and .json may be .gz or .xz; public_formats.py and svmlight.py
+tell what is in them.
 
 PECOS drops the text after a line's first TAB; here a document is the whole line.
 """
 
-import contextlib
-import gzip
 import logging
-import lzma
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
-from xrt_jax.data.svmlight import parse_header, parse_svmlight
-from xrt_jax.disk import first_line, most_unpacked, replace_file
-from xrt_jax.npz import load_canonical, read_array
+from xrt_jax.data.public_formats import read_document_texts, read_documents, read_label_names, read_labels, read_titles
+from xrt_jax.data.svmlight import parse_header, parse_matrix, parse_svmlight
+from xrt_jax.data.text_files import PACKERS, read_bytes, read_lines, unpacked, without_packing
+from xrt_jax.disk import first_line, replace_file
+from xrt_jax.npz import MOST_EMPTY, load_canonical, read_array
 from xrt_jax.sparse import dense_float32, find_entries, normalize_rows, row_ids, row_norms
 
 log = logging.getLogger(__name__)
 
-PACKERS = {"": open, ".gz": gzip.open, ".xz": lzma.open}
-TEXT_ENDINGS = [f".txt{packed}" for packed in PACKERS]
-FEATURE_ENDINGS = [".npz", ".npy"]
+NAMES_FILES = ("output-items.txt", "label_map.txt", "lbl.json")
+# What AttentionXML calls the splits
+LONG_NAMES = {"trn": "train", "dev": "dev", "tst": "test"}
 # Names of a split in one text file, before .txt
 WHOLE_SPLITS = {"trn": ["trn", "train", "*_train"], "dev": ["dev", "*_dev"], "tst": ["tst", "test", "*_test"]}
 # Rows of given features should be of one length; this many rows tell, and so much longer may the long ones be.
@@ -61,45 +67,13 @@ class Dataset(NamedTuple):
 
 
 def _find(folder: Path, names: list[str]) -> Path | None:
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+    """The first of these files that is in the folder; texts and JSON may be packed."""
+    files = (folder / f"{name}{packed}" for name in names for packed in _packings(name))
+    return next((file for file in files if file.is_file()), None)
 
 
-@contextlib.contextmanager
-def _unpacked(path: Path) -> Iterator[IO[bytes]]:
-    """The file, unpacked if it is .gz or .xz; ValueError names it where that fails."""
-    try:
-        with PACKERS.get(path.suffix, open)(path, "rb") as file:
-            yield file
-    except (lzma.LZMAError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"{path}: cannot be unpacked ({error}); write or download the file again") from None
-
-
-def read_bytes(path: Path) -> bytes:
-    """What is in the file, unpacked if it is .gz or .xz; ValueError where that is far more than texts unpack to."""
-    with _unpacked(path) as file:
-        if path.suffix not in PACKERS:
-            return file.read()
-        most = most_unpacked(path.stat().st_size)
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise ValueError(f"{path}: unpacks to more than {most} bytes, which texts do not; if it is right, unpack it")
-    return data
-
-
-def decode_lines(data: bytes, name: str | Path) -> list[str]:
-    """Lines of UTF-8 text, without their line ends; ValueError names the source and the line that is not UTF-8."""
-    try:
-        lines = data.decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{name}: line {line} is not UTF-8; convert the file to UTF-8") from None
-    # str.splitlines would also break at form feeds and other characters that documents do contain.
-    return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
-
-
-def read_lines(path: Path) -> list[str]:
-    """Lines of a UTF-8 text file, plain or packed as .gz or .xz, without their line ends."""
-    return decode_lines(read_bytes(path), path)
+def _packings(name: str) -> list[str]:
+    return list(PACKERS) if name.endswith((".txt", ".json")) else [""]
 
 
 def _load_dense(path: Path) -> np.ndarray:
@@ -115,6 +89,8 @@ def _as_labels(Y: sp.csr_matrix, path: Path) -> sp.csr_matrix:
     """Y without stored zeros; ValueError where it cannot be a label matrix."""
     if Y.shape[1] == 0:
         raise ValueError(f"{path}: no label columns; a data set needs a label")
+    if Y.shape[1] > MOST_EMPTY + 64 * Y.nnz:
+        raise ValueError(f"{path}: {Y.shape[1]} labels, of which {Y.nnz} are given to documents: drop the empty ones")
     negative = np.flatnonzero(Y.data < 0)
     if len(negative):
         row = np.searchsorted(Y.indptr, negative[0], side="right") - 1
@@ -143,21 +119,24 @@ def _warn_of_unequal_norms(path: Path, X: sp.csr_matrix | np.ndarray) -> None:
         )
 
 
-def _load_texts(path: Path) -> list[str]:
-    texts = read_lines(path)
+def _warn_of_empty(path: Path, texts: list[str]) -> None:
     empty = [row for row, text in enumerate(texts) if not text.strip()]
     if empty:
         log.warning("%s: %d of %d texts are empty, the first in row %d", path, len(empty), len(texts), empty[0])
-    return texts
 
 
 def _split_names(name: str) -> tuple[list[str], list[str], list[str]]:
-    """Names that the files of a split in PECOS's layout can have: labels, texts, features."""
-    return [f"Y.{name}.npz"], [f"X.{name}{end}" for end in TEXT_ENDINGS], [f"X.{name}{end}" for end in FEATURE_ENDINGS]
+    """Names that the files of a split can have, unpacked: labels, texts, features."""
+    long = LONG_NAMES[name]
+    return (
+        [f"Y.{name}.npz", f"{name}_X_Y.txt", f"{name}.json", f"{long}_labels.txt"],
+        [f"X.{name}.txt", f"{long}_raw_texts.txt", f"{long}_texts.txt", f"{name}.json"],
+        [f"X.{name}.npz", f"X.{name}.npy", f"{name}_X_Xf.txt", f"tfidf-attnxml/X.{name}.npz"],
+    )
 
 
 def _has_header(path: Path) -> bool:
-    with _unpacked(path) as file:
+    with unpacked(path) as file:
         return parse_header(file.readline(200)) is not None
 
 
@@ -186,22 +165,53 @@ def _split_paths(folder: Path, name: str) -> tuple[Path, Path | None, Path | Non
         if whole or name != "trn":
             return whole and (whole, None, whole)
     if not Y_path:
-        looked_for = f"Y.{name}.npz, or a file {' or '.join(f'{stem}.txt' for stem in WHOLE_SPLITS[name])} for all"
+        whole = " or ".join(f"{stem}.txt" for stem in WHOLE_SPLITS[name])
+        looked_for = f"{', '.join(names[0])}, or a file {whole} for all"
         raise FileNotFoundError(f"{folder}: no labels for the split {name}: looked for {looked_for}")
     if not (text_path or feature_path):
-        looked_for = ", ".join(names[1] + names[2])
+        looked_for = f"{', '.join(names[1] + names[2])} (.txt and .json also .gz or .xz)"
         raise FileNotFoundError(f"{folder}: no documents for the split {name}: looked for {looked_for}")
     return Y_path, text_path, feature_path
 
 
-def _load_split(Y_path: Path, text_path: Path | None, feature_path: Path | None) -> Split:
+def _is_json(path: Path) -> bool:
+    return without_packing(path.name).endswith(".json")
+
+
+def _has_label_names(path: Path) -> bool:
+    return without_packing(path.name).endswith("_labels.txt")
+
+
+def _load_matrix(path: Path) -> sp.csr_matrix | np.ndarray:
+    """Features or labels of a file that is nothing but a matrix."""
+    return parse_matrix(read_bytes(path), path) if without_packing(path.name).endswith(".txt") else load_features(path)
+
+
+def _load_parts(Y_path: Path, text_path: Path | None, feature_path: Path | None, label_names: list[str] | None):
+    """(texts, Y, X) of the files of a split, as _split_paths finds them; what is in one file is read once."""
     if feature_path == Y_path:
         X, Y = parse_svmlight(read_bytes(Y_path), Y_path)
+        return None, Y, X
+    texts = None
+    if _is_json(Y_path):
+        if label_names is None:
+            looked_for = f"{', '.join(NAMES_FILES)} (.gz, .xz)"
+            raise FileNotFoundError(f"{Y_path}: no label names beside it, looked for {looked_for}: add a name a line")
+        texts, Y = read_documents(Y_path, len(label_names))
+    elif _has_label_names(Y_path):
+        Y = read_labels(Y_path, label_names)
     else:
-        X = load_features(feature_path) if feature_path else None
-        Y = load_canonical(Y_path, "csr")
+        Y = _load_matrix(Y_path)
+    if text_path and text_path != Y_path:
+        texts = read_document_texts(text_path) if _is_json(text_path) else read_lines(text_path)
+    return texts, Y, feature_path and _load_matrix(feature_path)
+
+
+def _load_split(Y_path: Path, text_path: Path | None, feature_path: Path | None, label_names) -> Split:
+    texts, Y, X = _load_parts(Y_path, text_path, feature_path, label_names)
     Y = _as_labels(Y, Y_path)
-    texts = _load_texts(text_path) if text_path else None
+    if texts is not None:
+        _warn_of_empty(text_path, texts)
     for path, rows in ((feature_path, X is not None and X.shape[0]), (text_path, texts is not None and len(texts))):
         if path and rows != Y.shape[0]:
             raise ValueError(
@@ -253,19 +263,28 @@ def _read_rows(path: Path, nr_rows: int) -> np.ndarray:
     return rows
 
 
-def _load_names(folder: Path, Y_path: Path, nr_labels: int) -> list[str]:
-    path = _find(folder, [f"output-items.txt{packed}" for packed in PACKERS])
-    if path is None and Y_path.suffix != ".npz":
+def _read_names(folder: Path, label_files: list[Path]) -> list[str] | None:
+    """Label names of the folder; None where no file tells any. label_files: those of all splits."""
+    of_names = [path for path in label_files if _has_label_names(path)]
+    if of_names:
+        return read_label_names(of_names)
+    path = _find(folder, NAMES_FILES)
+    return path and (read_titles(path) if _is_json(path) else read_lines(path))
+
+
+def _check_names(folder: Path, names: list[str] | None, Y_path: Path, nr_labels: int) -> list[str]:
+    """The names, if there is one for each label; numbers where the labels are those of a text file without names."""
+    if names is None and Y_path.suffix != ".npz":
         return [str(label) for label in range(nr_labels)]
-    if path is None:
+    if names is None:
         raise FileNotFoundError(
-            f"{folder}: no label names, looked for output-items.txt (.gz, .xz): write a name a line; for numbers, "
-            f"seq 0 {nr_labels - 1} > {folder / 'output-items.txt'}"
+            f"{folder}: no label names, looked for {', '.join(NAMES_FILES)} (.gz, .xz): write a name a line; for "
+            f"numbers, seq 0 {nr_labels - 1} > {folder / NAMES_FILES[0]}"
         )
-    names = read_lines(path)
     if len(names) != nr_labels:
         raise ValueError(
-            f"{path}: {len(names)} label names, but {Y_path.name} has {nr_labels} columns; line l must name column l"
+            f"{_find(folder, NAMES_FILES)}: {len(names)} label names, but {Y_path.name} has {nr_labels} columns; "
+            "line l must name column l"
         )
     return names
 
@@ -330,10 +349,11 @@ def load_dataset(
     paths = {name: _split_paths(folder, name) for name in ("trn", "dev", "tst")}
     if tst_rows and not paths["tst"]:
         raise ValueError(f"tst_rows={tst_rows}, but {folder} has no test split (X.tst.*, Y.tst.npz, or test.txt)")
+    names = _read_names(folder, [found[0] for found in paths.values() if found])
     if dev_size == 0:
         paths["dev"] = None
 
-    splits = {name: _load_split(*found) for name, found in paths.items() if found}
+    splits = {name: _load_split(*found, names) for name, found in paths.items() if found}
     if relevance:
         splits["trn"] = splits["trn"]._replace(relevance=_load_relevance(folder / relevance, splits["trn"].Y))
     if matches:
@@ -341,7 +361,7 @@ def load_dataset(
     trn = splits["trn"]
     for name, split in splits.items():
         _check_same_width(folder, trn, name, split)
-    label_names = _load_names(folder, paths["trn"][0], trn.Y.shape[1])
+    label_names = _check_names(folder, names, paths["trn"][0], trn.Y.shape[1])
     if trn.X is not None and normalize:
         splits = {name: split._replace(X=normalize_rows(split.X)) for name, split in splits.items()}
     elif trn.X is not None:

@@ -4,18 +4,21 @@
     3,23,61 0:1 5:0.25 17:1e-3   the labels of a document, then feature:value pairs; all count from 0
      2:1 4:-2.5                  a document without labels starts with a blank
 
-The repository's newer data sets hold features and labels in two files, each with a first line of two numbers: these
-are refused.
+The repository's newer data sets hold features (trn_X_Xf.txt) and labels (trn_X_Y.txt) in two files, each a sparse
+matrix:
+
+    4880 1836                    rows, columns
+    0:1 5:0.25 17:1e-3           column:value pairs of a row, counting from 0; a row without any is an empty line
 """
 
 import numpy as np
 import scipy.sparse as sp
 from numba import njit
 
+from xrt_jax.data.text_files import BYTE_ORDER_MARK
 from xrt_jax.sparse import canonical
 
 NEWLINE, RETURN, COMMA, COLON, PLUS, MINUS, POINT = b"\n\r,:+-."
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # One more would not fit the 32-bit indices of compiled code beside the bias.
 LARGEST = 2**31 - 2
 POWERS = 10.0 ** np.arange(23)  # the powers of ten that float64 holds exactly
@@ -25,20 +28,19 @@ BAD_LABELS, BAD_LABEL, BAD_PAIR, BAD_FEATURE, BAD_VALUE = range(1, 6)
 COMPLAINTS = {
     BAD_LABELS: "is no list of label numbers with commas between; a document without labels starts with a blank",
     BAD_LABEL: "holds a label of {nr_labels} or more, the number of labels in line 1; labels count from 0",
-    BAD_PAIR: "is no feature:value pair with a whole number before the colon",
-    BAD_FEATURE: "is a feature of {nr_features} or more, the number of features in line 1; features count from 0",
+    BAD_PAIR: "is no {feature}:value pair with a whole number before the colon",
+    BAD_FEATURE: "is a {feature} of {nr_features} or more, the number of {feature}s in line 1; they count from 0",
     BAD_VALUE: "has no finite number (as float32) after the colon",
 }
 
 
-def parse_header(line: bytes) -> tuple[int, int, int] | None:
-    """(documents, features, labels) of a file's first line, or None where it is not three whole numbers."""
+def parse_header(line: bytes, count: int = 3) -> tuple[int, ...] | None:
+    """(documents, features, labels) of a file's first line, or None where it is not so many whole numbers."""
     words = line.removeprefix(BYTE_ORDER_MARK).split()
-    if len(words) != 3 or not all(word.isdigit() for word in words):
+    if len(words) != count or not all(word.isdigit() for word in words):
         return None
     # Python reads no number of thousands of digits; one of 20 is above LARGEST already
-    documents, features, labels = (int(word.lstrip(b"0")[:20] or b"0") for word in words)
-    return documents, features, labels
+    return tuple(int(word.lstrip(b"0")[:20] or b"0") for word in words)
 
 
 # ---------------------------------------------------------------------------- tokens, compiled
@@ -190,19 +192,46 @@ def _fill(text, at, nr_features, nr_labels, y_ptr, y_indices, x_ptr, x_indices, 
     return 0, len(y_ptr) - 1, at
 
 
+@njit(cache=True, nogil=True)
+def _fill_rows(text, at, nr_columns, ptr, indices, values):
+    """Store as many lines of pairs as there are rows; returns what _fill does."""
+    for row in range(len(ptr) - 1):
+        line_end = _line_end(text, at)
+        end = line_end - (line_end > at and text[line_end - 1] == RETURN)
+        wrong, at, ptr[row + 1] = _fill_features(text, at, end, nr_columns, indices, values, ptr[row])
+        if wrong != 0:
+            return wrong, row, at
+        at = line_end + 1
+    return 0, len(ptr) - 1, at
+
+
 # ---------------------------------------------------------------------------- files
 
 
-def _header(data: bytes, source) -> tuple[int, int, int]:
+def _header(data: bytes, source, count: int, promised: str) -> tuple[int, ...]:
     end = data.find(b"\n")
     line = data if end < 0 else data[:end]
-    header = parse_header(line)
+    header = parse_header(line, count)
     if header is None:
         shown = line[:60].decode("utf-8", "replace")
-        raise ValueError(f"{source}: line 1 is {shown!r}, not the three numbers of documents, features and labels")
+        raise ValueError(f"{source}: line 1 is {shown!r}, not the {promised}")
     if max(header) > LARGEST:
         raise ValueError(f"{source}: line 1 holds a number above {LARGEST}, more than the compiled code can count")
     return header
+
+
+def _start_of_rows(data: bytes, source, nr_rows: int) -> int:
+    """Where the second line starts; ValueError if fewer lines follow than line 1 promises."""
+    first = data.find(b"\n") + 1 or len(data)
+    nr_lines = data.count(b"\n", first) + (first < len(data) and not data.endswith(b"\n"))
+    if nr_lines < nr_rows:
+        raise ValueError(f"{source}: ends after line {nr_lines + 1}, but line 1 promises {nr_rows} documents")
+    return first
+
+
+def _check_end(data: bytes, source, nr_rows: int, at: int) -> None:
+    if data[at:].strip():
+        raise ValueError(f"{source}: goes on in line {nr_rows + 2}, but line 1 promises {nr_rows} documents")
 
 
 def _token(data: bytes, at: int) -> str:
@@ -229,11 +258,9 @@ def parse_svmlight(data: bytes, source) -> tuple[sp.csr_matrix, sp.csr_matrix]:
     Raises:
         ValueError: one line that names the file, the line and the token.
     """
-    nr_rows, nr_features, nr_labels = _header(data, source)
-    first = data.find(b"\n") + 1 or len(data)
-    nr_lines = data.count(b"\n", first) + (first < len(data) and not data.endswith(b"\n"))
-    if nr_lines < nr_rows:
-        raise ValueError(f"{source}: ends after line {nr_lines + 1}, but line 1 promises {nr_rows} documents")
+    promised = "three numbers of documents, features and labels"
+    nr_rows, nr_features, nr_labels = _header(data, source, 3, promised)
+    first = _start_of_rows(data, source, nr_rows)
     y_ptr, x_ptr = np.zeros(nr_rows + 1, np.int64), np.zeros(nr_rows + 1, np.int64)
     y_indices = np.empty(data.count(b",") + nr_rows, np.int32)
     nr_pairs = data.count(b":")
@@ -242,12 +269,36 @@ def parse_svmlight(data: bytes, source) -> tuple[sp.csr_matrix, sp.csr_matrix]:
         np.frombuffer(data, np.uint8), first, nr_features, nr_labels, y_ptr, y_indices, x_ptr, x_indices, x_values
     )
     if wrong:
-        complaint = COMPLAINTS[wrong].format(nr_features=nr_features, nr_labels=nr_labels)
+        complaint = COMPLAINTS[wrong].format(feature="feature", nr_features=nr_features, nr_labels=nr_labels)
         raise ValueError(f"{source}: line {row + 2}: {_token(data, at)!r} {complaint}")
-    if data[at:].strip():
-        raise ValueError(f"{source}: goes on in line {nr_rows + 2}, but line 1 promises {nr_rows} documents")
+    _check_end(data, source, nr_rows, at)
     X = sp.csr_matrix((x_values[: x_ptr[-1]], x_indices[: x_ptr[-1]], x_ptr), shape=(nr_rows, nr_features))
     ones = np.ones(y_ptr[-1], np.float32)
     Y = canonical(sp.csr_matrix((ones, y_indices[: y_ptr[-1]], y_ptr), shape=(nr_rows, nr_labels)), "csr", source)
     Y.data[:] = 1
     return canonical(X, "csr", source), Y
+
+
+def parse_matrix(data: bytes, source) -> sp.csr_matrix:
+    """The sparse matrix of a file of column:value pairs, trn_X_Xf.txt or trn_X_Y.txt.
+
+    Args:
+        data: what the file holds, unpacked; line ends, blanks and numbers as for parse_svmlight.
+        source: name of the file for error messages.
+
+    Returns:
+        csr float32 [rows, columns], indices sorted; repeated entries are summed.
+
+    Raises:
+        ValueError: one line that names the file, the line and the token.
+    """
+    nr_rows, nr_columns = _header(data, source, 2, "two numbers of rows and columns")
+    first = _start_of_rows(data, source, nr_rows)
+    ptr, nr_pairs = np.zeros(nr_rows + 1, np.int64), data.count(b":")
+    indices, values = np.empty(nr_pairs, np.int32), np.empty(nr_pairs, np.float32)
+    wrong, row, at = _fill_rows(np.frombuffer(data, np.uint8), first, nr_columns, ptr, indices, values)
+    if wrong:
+        complaint = COMPLAINTS[wrong].format(feature="column", nr_features=nr_columns)
+        raise ValueError(f"{source}: line {row + 2}: {_token(data, at)!r} {complaint}")
+    _check_end(data, source, nr_rows, at)
+    return canonical(sp.csr_matrix((values, indices, ptr), shape=(nr_rows, nr_columns)), "csr", source)

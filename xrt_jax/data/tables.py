@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from xrt_jax.data.folders import PACKERS, decode_lines, read_bytes
+from xrt_jax.data.text_files import decode_lines, read_bytes, without_packing
 from xrt_jax.disk import first_line, most_unpacked
 
 KINDS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -34,10 +34,7 @@ class Table(NamedTuple):
 
 def kind_of(path: str) -> str:
     """The format that a file's name tells, "lines" where it tells none."""
-    suffixes = Path(path).suffixes
-    if suffixes and suffixes[-1] in PACKERS:
-        suffixes = suffixes[:-1]
-    return KINDS.get(suffixes[-1].lower(), "lines") if suffixes else "lines"
+    return KINDS.get(Path(without_packing(str(path))).suffix.lower(), "lines")
 
 
 def read_table(path: str, names: list[str], *, kind: str | None = None) -> Table:

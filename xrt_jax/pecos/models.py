@@ -16,8 +16,8 @@ from pathlib import Path
 
 from absl import flags
 
-from xrt_jax.data.folders import read_lines
 from xrt_jax.data.pecos_tfidf import read_pecos_tfidf
+from xrt_jax.data.text_files import read_lines
 from xrt_jax.data.tfidf import load_tfidf, nr_columns, tfidf_of_pecos
 from xrt_jax.disk import read_json, replace_folder, write_json
 from xrt_jax.model import nr_given_features, save_model
