@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo encoder test test-slow test-peers reproduce lint
+.PHONY: demo encoder test test-slow test-peers reproduce notebooks lint
 
 demo: .venv/installed .venv/encoder
 	$(BIN)/python -m xrt_jax.main --config=configs/demo.py --workdir=runs/demo
@@ -22,6 +22,10 @@ test-peers: .venv/installed $(if $(XRT_PEERS_PYTHON),,.venv-peers/installed)
 reproduce: .venv/installed .venv/encoder
 	$(if $(and $(DATA),$(OUT)),,$(error make reproduce needs DATA, the folder of the data-set folders, and OUT))
 	$(BIN)/python benchmarks/reproduce.py --data=$(DATA) --out=$(OUT) --encoder=.venv/encoder $(MORE)
+
+# Runs the notebooks and writes their outputs back, to be committed.
+notebooks: .venv/installed
+	$(BIN)/python notebooks/execute.py
 
 lint: .venv/installed
 	$(BIN)/ruff check
@@ -46,5 +50,5 @@ encoder: .venv/encoder
 
 .venv/installed: setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,mpi]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,mpi,notebooks]'
 	touch $@

@@ -36,7 +36,7 @@ setup(
         "gpu": ["jax[cuda12]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "mpi": ["mpi4py>=4.1,<5", "mpich>=4.3,<6"],
-        "notebooks": ["jupyterlab>=4,<5", "matplotlib>=3.9,<4"],
+        "notebooks": ["ipykernel>=6.29,<8", "matplotlib>=3.9,<4", "nbclient>=0.11,<0.12"],
         "test": [
             "hypothesis>=6.150,<7",
             "pyarrow>=17,<27",

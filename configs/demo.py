@@ -6,6 +6,9 @@
 The corpus is read from the standard library and this project's dependencies. The encoder is MiniLM, which
 `make encoder` puts in .venv/encoder; without that folder it comes from the hub. With --config.encoder.name= none is
 fetched: a vocabulary is learned from the corpus and a BERT of 2 layers pre-trained on it, too weak to beat XR-Linear.
+
+P@1/3/5: 40.08/31.45/25.33, XR-Linear 37.55/29.33/23.41. `make demo` in a fresh clone took 317 seconds on 2 cores of a
+shared x86-64 server, with installation and compilation. The corpus varies with what is installed, and the figures too.
 """
 
 from pathlib import Path

@@ -10,6 +10,8 @@
         --config.encoder.name=MINILM --config.seed=0
 
 The first command writes the lists of rows, to be laid in DIR; MINILM is all-MiniLM-L6-v2's folder or hub name.
+P@1/3/5, seed 0 and 1: 27.94/21.14/16.62 and 28.21/21.07/16.43; XR-Linear 21.77/15.72/11.99 and 21.75/15.85/11.97.
+20 minutes a seed, each on one core of a shared x86-64 server.
 """
 
 from configs import yso_finna

@@ -3,6 +3,9 @@
     python -m xrt_jax.main --config=configs/yso_finna.py --workdir=runs/yso_finna --config.data.dir=DIR
 
 DIR holds X.{trn,tst}.txt, Y.{trn,tst}.npz and output-items.txt. Texts are titles of 11 words, so 32 tokens do.
+
+There are no published figures of XR-Transformer on it, and on all of it this was not run here: configs/yso30k_cpu.py
+has figures of a cut, configs/xlinear.py those of XR-Linear on all.
 """
 
 from configs import default, eurlex57k

@@ -31,6 +31,7 @@ def test_the_config_of_a_work_directory_is_read_back(tmp_path):
 
 def test_every_level_gets_its_own_settings():
     config = C.load_config(str(ROOT / "configs/eurlex15k_cpu.py"))
+    config.ranker.Cp = (0.5, 0.5, 0.5, 2.0)
     params = xtransformer.pecos_params(config, small_dataset(4271))
     matchers = params["train_params"]["matcher_params_chain"]
     assert [matcher["max_steps"] for matcher in matchers] == [150, 350]

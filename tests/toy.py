@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from commands import run
 from scipy.sparse import csr_matrix
 
 from xrt_jax.data.folders import Dataset, Split, save_dataset
@@ -61,3 +62,21 @@ def arguments(data: Path, workdir: Path, **changes) -> list[str]:
     fields = SMALL | {"data.dir": data} | {key.replace("__", "."): value for key, value in changes.items()}
     flags = [f"--config.{key}={value}" for key, value in fields.items()]
     return ["--config=configs/demo.py", f"--workdir={workdir}", *flags]
+
+
+def linear_runs(folder: Path) -> list[Path]:
+    """Work directories of three XR-Linear runs on few texts, which differ in seed, costs and number of labels.
+
+    Their last level keeps margins, and they are joined by softmax_average, as in published settings.
+    """
+    names = [f"label {i}" for i in range(NR_LABELS)]
+    save_dataset(folder / "data", Dataset(toy_split(60, 0), None, toy_split(80, 2), names))
+    fields = {"data.dir": folder / "data", "ensemble": "softmax_average", "refined_tree.nr_splits": 4}
+    fields |= {"refined_tree.max_leaf_size": 6, "ranker.post_processor": "l3-hinge,noop"}
+    workdirs = [folder / name for name in ("a", "b", "c")]
+    for number, workdir in enumerate(workdirs):
+        own = {"seed": number, "ranker.Cp": 0.1 + number, "ranker.only_topk": f"3,{6 + number}"}
+        flags = [f"--config.{key}={value}" for key, value in (fields | own).items()]
+        result = run("xrt_jax.main", "--config=configs/xlinear.py", f"--workdir={workdir}", *flags)
+        assert result.returncode == 0, result.stderr
+    return workdirs

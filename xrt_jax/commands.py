@@ -58,7 +58,7 @@ def _describe(flag: flags.Flag) -> str:
 def define_model_flags(*, required: bool = True) -> None:
     """The flags of the commands that rank labels: a model folder, or several and how they are joined."""
     flags.DEFINE_multi_string("model", None, "Model folder; given several times, their rankings are joined.")
-    flags.DEFINE_enum("ensemble", "rank_average", list(METHODS), "How the rankings of several models are joined.")
+    flags.DEFINE_enum("ensemble", "rank_average", list(METHODS), "How several rankings are joined.")
     if required:
         flags.mark_flag_as_required("model")
 

@@ -13,6 +13,7 @@ def get_config() -> ConfigDict:
     config.method = "xr_transformer"  # or xr_linear, the linear part alone: see configs/xlinear.py
     config.seed = 0
     config.xr_linear = True  # also train XR-Linear on the same features, with the same ranker settings, to compare
+    config.ensemble = "rank_average"  # how `xrt-jax evaluate` joins this run's ranking with those of other runs
 
     config.do_fine_tune = True  # False: the ranker takes the embeddings of the encoder as it comes
     config.only_encoder = False  # True: no ranker is trained, the model folder holds the encoder alone

@@ -76,6 +76,12 @@ def _join(ufunc: np.ufunc, matrices: list[sp.csr_matrix]) -> sp.csr_matrix:
     return sp.csr_matrix((joined, columns, indptr), shape=shape)
 
 
+def check_method(method: str) -> None:
+    """ValueError unless `combine` knows the method."""
+    if method not in METHODS:
+        raise ValueError(f"ensemble method {method!r} is unknown: choose one of {', '.join(METHODS)}")
+
+
 def combine(method: str, predictions: list) -> sp.csr_matrix:
     """Join the predictions of several models for the same instances (as PECOS).
 
@@ -89,8 +95,7 @@ def combine(method: str, predictions: list) -> sp.csr_matrix:
     Returns:
         csr float32 [instances, labels], each row by descending score, ties by the lower column.
     """
-    if method not in METHODS:
-        raise ValueError(f"ensemble method {method!r} is unknown: choose one of {', '.join(METHODS)}")
+    check_method(method)
     if not predictions:
         raise ValueError("no predictions to combine: give at least one matrix")
     shapes = [P.shape for P in predictions]

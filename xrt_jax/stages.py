@@ -19,6 +19,7 @@ from xrt_jax.data.docstrings import build_docstring_dataset
 from xrt_jax.data.folders import Dataset, Split, load_dataset, load_features
 from xrt_jax.data.tfidf import fit_tfidf, load_tfidf, save_tfidf, transform
 from xrt_jax.disk import clear_unfinished, fingerprint, read_json, replace_file, write_json
+from xrt_jax.ensemble import check_method
 from xrt_jax.npz import load_npz, save_npz
 from xrt_jax.processes import are_several, from_each, from_first, is_first
 from xrt_jax.report import Report, format_bytes, peak_memory, progress
@@ -31,7 +32,10 @@ from xrt_jax.tree.label_embedding import METHODS, tree_embeddings
 from xrt_jax.xlinear.compiled import load_kernels
 from xrt_jax.xlinear.estimate import Estimate
 from xrt_jax.xlinear.folder import load_ranker
+from xrt_jax.xlinear.predict import predict
 from xrt_jax.xlinear.train import Sharing, check_settings, train_to_folder
+
+TEST_RANKING = "predictions.tst.npz"  # of a ranker, beside it
 
 
 def open_workdir(config: ConfigDict, workdir: Path) -> Path:
@@ -183,6 +187,7 @@ def ranker_levels(config: ConfigDict, trn: Split) -> list[int]:
     can_be_given = is_preliminary or config.method == "xr_linear"
     levels = tree_levels(config, tree, trn.Y.shape[1], can_be_given=can_be_given)
     check_settings(len(levels), matching=trn.matches, **config.ranker)
+    check_method(config.ensemble)
     for key, value in config.distributed.items():
         if not 0 < value < float("inf"):
             raise ValueError(f"distributed.{key} is {value}: it must be above 0")
@@ -290,6 +295,14 @@ def rank(config: ConfigDict, folder: Path, make_X, trn: Split, chain=None):
         if shared and is_first():
             shutil.rmtree(shared)
     return load_ranker(folder / "ranker") if is_first() else None
+
+
+def rank_test(folder: Path, ranker, X) -> csr_matrix:
+    """The ranker's labels for the test texts, of features X: from its folder, computed and kept there if need be."""
+    path = folder / TEST_RANKING
+    if not path.is_file():
+        save_npz(path, predict(ranker, X, progress=progress))
+    return load_npz(path)
 
 
 def tell_estimate(estimate: Estimate) -> None:

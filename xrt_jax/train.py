@@ -50,12 +50,13 @@ from xrt_jax.stages import (
     open_together,
     percent,
     rank,
+    rank_test,
     ranker_levels,
     require_texts,
     save_report,
 )
 from xrt_jax.tree.chain import aggregate_labels
-from xrt_jax.xlinear.predict import predict, root_beam
+from xrt_jax.xlinear.predict import root_beam
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
@@ -101,7 +102,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
         with report.stage("xr_linear"):
             linear = rank(config, workdir / "xr_linear", lambda: X_trn, trn, ranker_chain)
             if is_first():
-                predictions["xr_linear"] = predict(linear, X_tst, progress=progress)
+                predictions["xr_linear"] = rank_test(workdir / "xr_linear", linear, X_tst)
 
     Y_trn = aggregate_labels(trn.Y, chain)
     Y_dev = aggregate_labels(dev.Y, chain) if dev else [None] * len(chain)
@@ -247,7 +248,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
             joined = lambda: join_features(X_trn, emb_trn)  # noqa: E731
             ranker = rank(config, workdir / "xr_transformer", joined, trn, ranker_chain)
             if is_first() and tst:
-                predictions["xr_transformer"] = predict(ranker, join_features(X_tst, emb_tst), progress=progress)
+                joined_tst = join_features(X_tst, emb_tst)
+                predictions["xr_transformer"] = rank_test(workdir / "xr_transformer", ranker, joined_tst)
     if not is_first():
         from_first()
         return read_json(workdir / "metrics.json")

@@ -14,7 +14,7 @@ from xrt_jax.header import config_card, print_linear_header
 from xrt_jax.metrics import format_table, precision_recall
 from xrt_jax.model import save_model
 from xrt_jax.processes import from_first, is_first
-from xrt_jax.report import Report, progress
+from xrt_jax.report import Report
 from xrt_jax.stages import (
     load_clusters,
     load_data,
@@ -22,11 +22,11 @@ from xrt_jax.stages import (
     open_together,
     percent,
     rank,
+    rank_test,
     ranker_levels,
     save_report,
 )
 from xrt_jax.xlinear.mpi import join_ranks
-from xrt_jax.xlinear.predict import predict
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
@@ -66,7 +66,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     predictions = {}
     if dataset.tst:
         with report.stage("predict"):
-            predictions["xr_linear"] = predict(ranker, X_tst, progress=progress)
+            predictions["xr_linear"] = rank_test(workdir / "xr_linear", ranker, X_tst)
     metrics = {name: precision_recall(dataset.tst.Y, P, 10) for name, P in predictions.items()}
     save_model(
         workdir / "model",

@@ -1,11 +1,17 @@
 """Ensembles of predictions and P@k, R@k: the same numbers on both sides, and the same print."""
 
+import json
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from commands import run
+from toy import linear_runs, toy_split
 
 from xrt_jax.ensemble import METHODS, combine
 from xrt_jax.metrics import format_pecos, precision_recall
+from xrt_jax.npz import load_npz
+from xrt_jax.stages import TEST_RANKING
 
 
 def predictions(seed: int, least: int = 0, n: int = 30, nr_labels: int = 25) -> sp.csr_matrix:
@@ -57,3 +63,24 @@ def test_equal_scores_and_stored_zeros(pecos):
     found, expected = precision_recall(Y, P, 8), pecos("metrics", Y=Y, P=P, topk=8)
     for key in ("prec", "recall"):
         np.testing.assert_allclose(found[key], expected[key], rtol=1e-9)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return linear_runs(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.mark.parametrize("rule", ["softmax_average", "rank_average", "sigmoid_average"])
+def test_runs_joined_by_the_published_rules(pecos, runs, rule, tmp_path):
+    """The command on three work directories, against PECOS's ensemble of the rankings that they kept."""
+    workdirs = [f"--workdir={workdir}" for workdir in runs]
+    result = run("xrt_jax.evaluate", *workdirs, f"--ensemble={rule}", f"--output={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    kept = [load_npz(workdir / "xr_linear" / TEST_RANKING) for workdir in runs]
+    expected = pecos("combine", method=rule, predictions=kept)
+    found = load_npz(tmp_path / "predictions.npz")
+    np.testing.assert_allclose(found.toarray(), expected.toarray(), rtol=1e-6, atol=1e-6)
+    of_pecos = pecos("metrics", Y=toy_split(80, 2).Y, P=expected, topk=10)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())[rule]
+    for key in ("prec", "recall"):
+        np.testing.assert_allclose(metrics[key], 100 * np.array(of_pecos[key]), atol=0.0051)
