@@ -1,9 +1,9 @@
 """What the published settings of XR-Transformer share (Zhang et al., NeurIPS 2021); their six files start from here.
 
-Texts, labels and the TF-IDF that was used are in archives at https://archive.org/download/pecos-dataset/xmc-base, named
-eurlex-4k.tar.gz, wiki10-31k.tar.gz and so on. DIR is an unpacked one with its features beside the texts:
+PECOS's archives have the texts, labels and the TF-IDF that was used. One is downloaded and unpacked, to the folder DIR
+of these files, by
 
-    mv DIR/tfidf-attnxml/X.*.npz DIR
+    xrt-jax fetch eurlex-4k --dir=data    # DIR is data/eurlex-4k; wiki10-31k, amazoncat-13k and so on likewise
 
 Batches are of 32 texts on each of 8 GPUs, 256 an update; on less, --config.matcher.gradient_accumulation=4 with
 --config.matcher.batch_size=64 makes updates of as many. All training texts are trained on, none are held out to

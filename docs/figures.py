@@ -19,7 +19,7 @@ from xrt_jax.data.tfidf import load_tfidf, transform
 from xrt_jax.disk import read_json
 from xrt_jax.metrics import by_frequency
 from xrt_jax.model import join_features
-from xrt_jax.sparse import load_npz
+from xrt_jax.npz import load_npz
 from xrt_jax.tree.chain import load_chain
 from xrt_jax.xlinear.folder import load_ranker
 from xrt_jax.xlinear.predict import predict

@@ -70,12 +70,15 @@ def test_parse_flags_sets_fields(monkeypatch):
         f"--config={ROOT / 'configs/demo.py'}",
         "--config.matcher.max_steps=3,4",
         "--config.matcher.loss=hinge,squared-hinge",
+        "--config.seed=1",
+        "--config.seed=2",  # the last one counts
     ]
     monkeypatch.setattr(flags, "FLAGS", holder)
     monkeypatch.setattr("sys.argv", argv)  # where config_flags looks for overrides
     config.parse_flags(argv)
     assert holder.config.matcher.max_steps == (3, 4)
     assert holder.config.matcher.loss == ("hinge", "squared-hinge")
+    assert holder.config.seed == 2
 
 
 def test_override():
@@ -114,11 +117,12 @@ def test_the_command_of_a_configuration_gives_it_back(file, monkeypatch):
         ("--config.qqqq=3", "the sections are"),
         ("--config.seed=x", "config.seed=x"),
         ("--config.matcher.max_steps=x", "'matcher.max_steps' takes int values"),
+        ("--config.tfidf.ngram_range=1 --config.tfidf.ngram_range=2", "tfidf.ngram_range is given 2 times: give its"),
         ("stray", "unexpected argument 'stray'"),
     ],
 )
 def test_a_wrong_flag_is_one_line_and_status_2(tmp_path, argument, expected):
-    result = run("xrt_jax.main", "--config=configs/demo.py", f"--workdir={tmp_path / 'w'}", argument)
+    result = run("xrt_jax.main", "--config=configs/demo.py", f"--workdir={tmp_path / 'w'}", *argument.split())
     assert result.returncode == 2
     assert expected in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
@@ -129,7 +133,7 @@ def test_a_missing_configuration_is_one_line_and_status_2(tmp_path):
     result = run("xrt_jax.main", "--config=configs/none.py", f"--workdir={tmp_path / 'w'}")
     assert result.returncode == 2
     assert len(result.stderr.strip().splitlines()) == 1
-    told = "error: --config=configs/none.py: there is no such file; it may be one of your own or configs/default.py, "
+    told = "error: --config=configs/none.py: there is no such file; it may be one of your own or configs/amazon_3m.py, "
     assert result.stderr.startswith(told) and "configs/xlinear.py" in result.stderr
 
 

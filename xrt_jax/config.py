@@ -36,6 +36,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         argv = [arg.removesuffix(given) + path if arg.lstrip("-") in names else arg for arg in argv]
     reference = flatten(load_config(path)) if path else {}
     _check_known(_overridden(argv), reference)
+    _check_lists_once(_overridden(argv), reference)
     try:
         rest = flags.FLAGS(argv)
     except (flags.Error, TypeError, ValueError, AttributeError, KeyError) as error:
@@ -192,6 +193,13 @@ def _check_known(keys: Iterable[str], reference: dict[str, object]) -> None:
     for key in keys:
         if key not in reference:
             raise ValueError(f"unknown config field {key!r}: {_nearest(key, reference)}")
+
+
+def _check_lists_once(keys: list[str], reference: dict[str, object]) -> None:
+    """absl would join the values of a list that is given twice, and take the last one of any other field."""
+    for key in keys:
+        if keys.count(key) > 1 and isinstance(reference[key], tuple):
+            raise ValueError(f"--config.{key} is given {keys.count(key)} times: give its values once, with commas")
 
 
 def _config_path(argv: list[str]) -> str | None:
