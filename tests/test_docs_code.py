@@ -41,7 +41,8 @@ SETTINGS = {
     "pecos": TREE,
     "json": {},  # the file has them
 }
-NOT_HERE = ("eurlex15k_cpu", "yso30k_cpu")  # configurations of data sets that are not here: their fields are shown
+# Configurations of data sets that are not here: their fields are shown.
+NOT_HERE = ("eurlex15k_cpu", "yso30k_cpu", "eurlex_4k", "wiki10_31k")
 TRAIN = r"((?:xrt-jax train|python -m xrt_jax\.main)(?= )[^\n#>|&;]*--config=configs/(\w+)\.py[^\n#>|&;]*)"
 
 
@@ -62,6 +63,9 @@ SHORTER = [
     (r"truncate_length=256", "truncate_length=12"),  # of an encoder of 24 positions
     (r'pooling="mean", ', 'pooling="mean", truncate_length=24, max_steps=5, '),
     (r"(sentence-transformers|FacebookAI)/[\w.-]+", "MINILM"),
+    (r"runs/wiki10_31k/(bert|roberta|xlnet)\b", "runs/demo"),
+    (r"data/eurlex-4k", "DIR"),
+    (r"^xrt-jax fetch ", "flags_exist xrt_jax/data/fetch.py "),  # which would download
     (r"runs/demo/data", "DIR"),  # where the demo's corpus lies
     (r"\b12345\b", "{port}"),
     (r"& *\n?done; wait\b", "& done; wait -n; wait -n"),  # a plain wait hides how the processes ended
@@ -72,7 +76,7 @@ SHORTER = [
     (r"^(launch/\S+)", r"dry_run \1"),
     (TRAIN, with_settings),
 ]
-# What the shell knows beside: the flags of a benchmark, and of a run that is only shown, must be ones that exist.
+# What the shell knows beside: flags of a benchmark or a download, and of a run that is only shown, must exist.
 FUNCTIONS = f"""
 flags_exist() {{
     known=$(python {ROOT}/"$1" --help)
