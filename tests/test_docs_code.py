@@ -2,7 +2,8 @@
 
 A page has a folder with what its text takes for granted (`reader`); the blocks of a section run there one after the
 other in one shell, python blocks that follow each other as one script. What is long or needs other machines is put
-shorter by SHORTER, which is all that differs from the page. Blocks that cannot be run stand in NOT_RUN, with a reason.
+shorter by SHORTER, which is all that differs from the page; a run that several pages have is made once. Blocks that
+cannot be run stand in NOT_RUN, with a reason.
 """
 
 import json
@@ -12,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +23,8 @@ from toy import SMALL, toy_dataset, toy_split
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BIN = Path(sys.executable).parent  # python, xrt-jax, mpiexec
+
+MADE = tempfile.TemporaryDirectory(prefix="xrt_jax-docs-")  # work directories of a session's runs
 
 # Blocks that hold this line are not run.
 NOT_RUN = {
@@ -43,13 +47,15 @@ SETTINGS = {
 }
 # Configurations of data sets that are not here: their fields are shown.
 NOT_HERE = ("eurlex15k_cpu", "yso30k_cpu", "eurlex_4k", "wiki10_31k")
+# Runs that differ from others in a few fields; likewise.
+SHOWN_RUNS = ("runs/long", "runs/my", "runs/roberta")
 TRAIN = r"((?:xrt-jax train|python -m xrt_jax\.main)(?= )[^\n#>|&;]*--config=configs/(\w+)\.py[^\n#>|&;]*)"
 
 
 def with_settings(found: re.Match) -> str:
     """A command that trains, with the settings of its configuration."""
     command, name = found[1].rstrip(), found[2]
-    if name in NOT_HERE:
+    if name in NOT_HERE or command.split("--workdir=")[-1].split()[0] in SHOWN_RUNS:
         return f"{command} --print_config "
     added = {f"--config.{key}=": value for key, value in SETTINGS[name].items()}
     return " ".join([command, *(f"{flag}{value}" for flag, value in added.items() if flag not in command), ""])
@@ -75,9 +81,22 @@ SHORTER = [
     (r"^sbatch --\S+ (launch/slurm\.sbatch)", r"\1"),
     (r"^(launch/\S+)", r"dry_run \1"),
     (TRAIN, with_settings),
+    (r"^(xrt-jax train|python -m xrt_jax\.main) (?!.*--print_config)", "once "),
 ]
-# What the shell knows beside: flags of a benchmark or a download, and of a run that is only shown, must exist.
+# What the shell knows beside: a run that several pages have is made once; flags of a benchmark or a download, and of a
+# run that is only shown, must exist.
 FUNCTIONS = f"""
+once() {{
+    for word; do [[ $word != --workdir=* ]] || workdir=${{word#*=}}; done
+    made=$MADE/$(sha256sum <<< "$*" | cut -c1-16)
+    if [[ -d $made ]]; then
+        mkdir -p "$workdir"
+        cp -r "$made/." "$workdir"
+    else
+        xrt-jax train "$@"
+        cp -r "$workdir" "$made"
+    fi
+}}
 flags_exist() {{
     known=$(python {ROOT}/"$1" --help)
     for flag in "${{@:2}}"; do
@@ -183,6 +202,7 @@ def run(folder: Path, script: str) -> subprocess.CompletedProcess:
         free.bind(("localhost", 0))
         script = script.replace("{port}", str(free.getsockname()[1]))
     paths = {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{folder}"}
+    paths["MADE"] = MADE.name
     command = ["bash", "-euo", "pipefail", "-c", FUNCTIONS + script]
     return subprocess.run(command, cwd=folder, env=environment() | paths, capture_output=True, text=True, check=False)
 
@@ -245,7 +265,7 @@ def test_the_code_of_a_page_runs(page, reader, trained):
     if page.name in ON_TRAINED_MODELS:
         shutil.copytree(trained / "runs", reader / "runs")
         for name in ("a", "b"):
-            shutil.copytree(trained / "runs/demo", reader / "runs" / name)
+            shutil.copytree(trained / "runs/books", reader / "runs" / name)
     blocks = blocks_of(page)
     for section in dict.fromkeys(block.section for block in blocks):
         script = shorter(script_of([block for block in blocks if block.section == section]))
