@@ -69,12 +69,14 @@ SHORTER = [
     (r"truncate_length=256", "truncate_length=12"),  # of an encoder of 24 positions
     (r'pooling="mean", ', 'pooling="mean", truncate_length=24, max_steps=5, '),
     (r"(sentence-transformers|FacebookAI)/[\w.-]+", "MINILM"),
-    (r"runs/wiki10_31k/(bert|roberta|xlnet)\b", "runs/demo"),
+    (r"runs/wiki10_31k/bert\b", "runs/demo"),
+    (r"runs/wiki10_31k/(roberta|xlnet)\b", "runs/../runs/demo"),
     (r"data/eurlex-4k", "DIR"),
     (r"^xrt-jax fetch ", "flags_exist xrt_jax/data/fetch.py "),  # which would download
     (r"runs/demo/data", "DIR"),  # where the demo's corpus lies
     (r"\b12345\b", "{port}"),
     (r"& *\n?done; wait\b", "& done; wait -n; wait -n"),  # a plain wait hides how the processes ended
+    (r" --vectorizer=VECTORIZER_FOLDER", ""),  # there is none of PECOS's here
     (r"^python (benchmarks/(?!nearest)\w+\.py)(.*?)(#.*)?$", r"flags_exist \1\2"),
     (r"^python benchmarks/", f"python {ROOT}/benchmarks/"),
     (r"^python docs/", f"python {ROOT}/docs/"),
