@@ -70,7 +70,8 @@ SHORTER = [
     (r'pooling="mean", ', 'pooling="mean", truncate_length=24, max_steps=5, '),
     (r"(sentence-transformers|FacebookAI)/[\w.-]+", "MINILM"),
     (r"runs/wiki10_31k/bert\b", "runs/demo"),
-    (r"runs/wiki10_31k/(roberta|xlnet)\b", "runs/../runs/demo"),
+    (r"runs/wiki10_31k/roberta\b", "./runs/demo"),
+    (r"runs/wiki10_31k/xlnet\b", "runs/./demo"),
     (r"data/eurlex-4k", "DIR"),
     (r"^xrt-jax fetch ", "flags_exist xrt_jax/data/fetch.py "),  # which would download
     (r"runs/demo/data", "DIR"),  # where the demo's corpus lies
