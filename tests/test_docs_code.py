@@ -101,9 +101,10 @@ once() {{
     fi
 }}
 flags_exist() {{
-    known=$(python {ROOT}/"$1" --help)
+    known=$MADE/$(basename "$1").help
+    [[ -s $known ]] || python {ROOT}/"$1" --help > "$known"
     for flag in "${{@:2}}"; do
-        [[ $flag != --* ]] || grep -q -e "${{flag%%=*}}\\b" <<< "$known" || {{ echo "$1 has no $flag"; exit 1; }}
+        [[ $flag != --* ]] || grep -q -e "${{flag%%=*}}\\b" "$known" || {{ echo "$1 has no $flag"; exit 1; }}
     done
 }}
 dry_run() {{
