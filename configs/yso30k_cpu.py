@@ -10,8 +10,10 @@
         --config.encoder.name=MINILM --config.seed=0
 
 The first command writes the lists of rows, to be laid in DIR; MINILM is all-MiniLM-L6-v2's folder or hub name.
-P@1/3/5, seed 0 and 1: 27.94/21.14/16.62 and 28.21/21.07/16.43; XR-Linear 21.77/15.72/11.99 and 21.75/15.85/11.97.
-20 minutes a seed, each on one core of a shared x86-64 server.
+P@1/3/5, seed 0 and 1: 29.94/22.60/17.59 and 30.85/22.71/17.70; not fine-tuned (--config.do_fine_tune=False)
+30.33/22.66/17.87 and 30.84/23.03/17.94; both joined (xrt-jax evaluate --workdir=… --workdir=…) 31.23/23.71/18.66 and
+31.64/23.90/18.69; XR-Linear 22.34/16.04/12.12 and 22.24/15.95/12.16. 20 minutes a seed, each on one core of a shared
+x86-64 server.
 """
 
 from configs import yso_finna
