@@ -133,7 +133,7 @@ def test_predict_and_encode_on_new_texts(finished, tmp_path):
 def test_a_calibrated_xr_transformer(finished, data, tmp_path):
     """Both places of calibration go through the encoder; texts from a table, labels by probability."""
     model = shutil.copytree(finished[0] / "model", tmp_path / "model")
-    result = run("xrt_jax.calibrate", f"--model={model}", f"--data={data}", "--per_level", "--method=platt")
+    result = run("xrt_jax.calibrate", f"--model={model}", f"--data={data}", "--per_level=platt", "--method=platt")
     assert result.returncode == 0, result.stderr
     assert (
         len(load_model(model).calibration.levels) == len(load_ranker(model / "ranker"))
