@@ -10,9 +10,9 @@
         --config.encoder.name=MINILM --config.seed=0
 
 The first command writes the lists of rows, to be laid in DIR; MINILM is all-MiniLM-L6-v2's folder or hub name.
-P@1/3/5, seed 0 and 1: 29.94/22.60/17.59 and 30.85/22.71/17.70; not fine-tuned (--config.do_fine_tune=False)
-30.33/22.66/17.87 and 30.84/23.03/17.94; both joined (xrt-jax evaluate --workdir=… --workdir=…) 31.23/23.71/18.66 and
-31.64/23.90/18.69; XR-Linear 22.34/16.04/12.12 and 22.24/15.95/12.16. 20 minutes a seed, each on one core of a shared
+P@1/3/5, seed 0 and 1: 30.60/23.05/18.35 and 31.18/23.02/18.23; not fine-tuned (--config.do_fine_tune=False)
+31.14/23.26/18.31 and 31.05/23.50/18.36; both joined (xrt-jax evaluate --workdir=… --workdir=…) 31.72/23.93/18.87 and
+31.56/24.04/18.89; XR-Linear 23.66/17.43/13.54 and 23.46/17.29/13.54. 20 minutes a seed, each on one core of a shared
 x86-64 server.
 """
 
