@@ -46,7 +46,7 @@ SETTINGS = {
     "json": {},  # the file has them
 }
 # Configurations of data sets that are not here: their fields are shown.
-NOT_HERE = ("eurlex15k_cpu", "yso30k_cpu", "eurlex_4k", "wiki10_31k")
+NOT_HERE = ("eurlex57k", "eurlex15k_cpu", "yso30k_cpu", "eurlex_4k", "wiki10_31k")
 # Runs that differ from others in a few fields; likewise.
 SHOWN_RUNS = ("runs/long", "runs/my", "runs/roberta")
 TRAIN = r"((?:xrt-jax train|python -m xrt_jax\.main)(?= )[^\n#>|&;]*--config=configs/(\w+)\.py[^\n#>|&;]*)"
