@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--only", help="groups of rows by the word before the colon; default: all")
     given = parser.parse_args()
     config = read_config(given.run)
-    if config.get("do_fine_tune", True) or not (given.run / "embeddings.trn.npy").is_file():
+    if config.do_fine_tune or not (given.run / "embeddings.trn.npy").is_file():
         sys.exit(f"{given.run} is no finished run with do_fine_tune=False: name one")
     dataset = load_data(config, given.run)
     _, X, _ = make_features(config, dataset._replace(tst=None), given.run)

@@ -18,7 +18,8 @@ from pathlib import Path
 import scipy.sparse as sp
 from ml_collections import ConfigDict
 
-from xrt_jax.config import settings_of_level
+from xrt_jax.config import from_json, read_fields, settings_of_level
+from xrt_jax.default_config import get_config
 from xrt_jax.disk import read_json, write_json
 from xrt_jax.matcher.finetune import number_of_steps
 from xrt_jax.metrics import precision_recall
@@ -65,17 +66,9 @@ def measure_peer(run: Path, python: str | None, threads: int, phase: str = "trai
 
 
 def read_config(run: Path) -> ConfigDict:
-    """The configuration of a work directory, whose config.json is flat."""
-    config = ConfigDict()
-    for key, value in read_json(run / "config.json").items():
-        *sections, name = key.split(".")
-        section = config
-        for part in sections:
-            if part not in section:
-                section[part] = ConfigDict()
-            section = section[part]
-        section[name] = tuple(value) if isinstance(value, list) else value
-    return config
+    """The configuration of a work directory; fields that its run did not know have their defaults."""
+    path = run / "config.json"
+    return from_json(get_config(), read_fields(path), path)
 
 
 def export(config: ConfigDict, dataset, run: Path, inputs: Path) -> None:
