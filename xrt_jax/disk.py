@@ -98,9 +98,15 @@ def write_json(path: str | Path, value) -> None:
 def read_json(path: str | Path):
     """Reads JSON; ValueError names the file where it is not JSON, or nested deeper than Python reads."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8"), parse_int=_whole)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({first_line(error)}): restore it or start in another folder") from error
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 300:  # no float holds it: said here, not in each function that wants one
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
 
 
 def first_line(error: BaseException) -> str:

@@ -93,7 +93,7 @@ def kind_of(folder: Path) -> str:
     for kind in ("XLinearModel", "XTransformer", "TransformerMatcher"):
         if name.endswith(kind):
             return kind
-    raise ValueError(f"{path}: models of class {name} are not read: only XLinearModel, XTransformer and its matcher")
+    raise ValueError(f"{path}: models of class {name!r} are not read: only XLinearModel, XTransformer and its matcher")
 
 
 def read_object(path: Path) -> dict:
