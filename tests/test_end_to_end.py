@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
+import jax
 import numpy as np
 import pytest
 from commands import ROOT, environment, run
@@ -16,6 +18,7 @@ from scipy.sparse import csr_matrix, load_npz, save_npz
 from toy import NR_LABELS, arguments, toy_split
 
 from xrt_jax.data.tfidf import transform
+from xrt_jax.encoders.huggingface import load_encoder
 from xrt_jax.metrics import precision_recall
 from xrt_jax.model import encode_texts, join_features, load_model, rank_texts
 from xrt_jax.predict import named_rows
@@ -235,6 +238,28 @@ def test_killed_in_level_1_the_run_goes_on_and_ends_with_the_same_model(finished
         assert (workdir / "model" / file).read_bytes() == (whole / "model" / file).read_bytes(), file
 
 
+def test_the_ranker_takes_an_encoder_between_start_and_end(finished, data, tmp_path):
+    whole, workdir = finished[0], tmp_path / "w"
+    result = run("xrt_jax.main", *arguments(data, workdir, encoder__fine_tuned_share=0.25))
+    assert result.returncode == 0, result.stderr
+
+    def weights(folder):
+        return load_encoder(folder)[1]
+
+    end = weights(whole / "model/encoder")
+    expected = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, weights(whole / "encoder_start"), end)
+    assert max(jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max(), expected, end))) > 1e-3
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), weights(workdir / "model/encoder"), expected)
+
+    # levels are fine-tuned, and rank alone, as they were; the ranker has the embeddings of the written encoder
+    metrics, before = (json.loads((folder / "metrics.json").read_text()) for folder in (workdir, whole))
+    assert metrics["matcher"] == before["matcher"] and metrics["xr_transformer"]["prec"][0] > 80
+    texts = (data / "X.tst.txt").read_text().splitlines()
+    expected = encode_texts(load_model(workdir / "model"), texts, tmp_path / "tokens")
+    np.testing.assert_allclose(np.load(workdir / "embeddings.tst.npy"), expected, atol=1e-5)
+    assert not (workdir / "level_2/embeddings.trn.npy").exists()  # of an encoder that nobody asks for any more
+
+
 def test_another_config_is_refused_and_the_fields_named(finished, data):
     result = run("xrt_jax.main", *arguments(data, finished[0], seed=7, matcher__batch_size=8))
     assert result.returncode == 2
@@ -380,6 +405,7 @@ def test_an_encoder_alone_with_every_option_of_the_matcher(finished, data, tmp_p
         ({"ranker__Cp": "1,2,3,4,5"}, "ranker.Cp has 5 values for 2 levels"),
         ({"mesh__label": 3}, "mesh.label is 3"),
         ({"encoder__dtype": "float16"}, "encoder.dtype is 'float16'"),
+        ({"encoder__fine_tuned_share": 0.0}, "encoder.fine_tuned_share is 0.0: it must be above 0, at most 1"),
         ({"encoder__windows": 0}, "encoder.windows is 0: it must be 1 or more"),
         ({"ranker__post_processor": "l-hinge"}, "ranker.post_processor='l-hinge'"),
         ({"ranker__rel_mode": "x"}, "ranker.rel_mode is 'x': choose one of"),

@@ -65,6 +65,8 @@ def get_config() -> ConfigDict:
     )
     config.encoder.hidden_dropout = placeholder(float)  # None: what the encoder's own config says
     config.encoder.attention_dropout = placeholder(float)
+    config.encoder.fine_tuned_share = 1.0  # below 1: the ranker's encoder is this share of the fine-tuned weights and
+    # the rest of the start's. Half and half ranks better where a good encoder has learned from few texts.
     config.encoder.dtype = "auto"  # auto: bfloat16 on accelerators, float32 on CPU; parameters are always float32
     config.encoder.attention = "auto"  # auto: cuDNN's on NVIDIA GPUs in bfloat16, else xla; xla; cudnn, or an error.
     # With attention dropout, training steps take XLA's; XLNet always does.

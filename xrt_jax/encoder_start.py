@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from xrt_jax.data.tokens import load_tokens, stream, tokenize
@@ -80,6 +81,16 @@ def load_start(config: ConfigDict, folder: str | Path):
         attention=config.encoder.attention,
         seed=config.seed,
     )
+
+
+def interpolate(start, tuned, share: float):
+    """The encoder so far on the straight way from `start` (0) to `tuned` (1), two trees of like arrays.
+
+    Between the two lie encoders that keep more of what the first knew, and rank texts that neither has seen better than
+    both where there are few of them to learn from. Wortsman et al., "Robust fine-tuning of zero-shot models" (2022).
+    """
+    share = np.float32(share)
+    return jax.tree.map(lambda old, new: np.asarray(old) + share * (np.asarray(new) - np.asarray(old)), start, tuned)
 
 
 def compute_dtype(config: ConfigDict):

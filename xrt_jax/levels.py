@@ -37,6 +37,10 @@ def plan_levels(config: ConfigDict, nr_labels: int, mesh) -> tuple[list[int], li
     sizes = tree_levels(config, "preliminary_tree", nr_labels)
     if config.ranker_features not in RANKER_FEATURES:
         raise ValueError(f"ranker_features is {config.ranker_features!r}: choose one of {', '.join(RANKER_FEATURES)}")
+    if not 0 < config.encoder.fine_tuned_share <= 1:
+        raise ValueError(
+            f"encoder.fine_tuned_share is {config.encoder.fine_tuned_share}: it must be above 0, at most 1"
+        )
     if not config.do_fine_tune:
         if config.only_encoder:
             raise ValueError("only_encoder with do_fine_tune=False leaves nothing to train")
@@ -76,9 +80,13 @@ def uses_concat(level_settings: list[dict], level: int) -> bool:
     return level < len(level_settings) - 1 and level_settings[level]["ensemble"] != "transformer-only"
 
 
-def needs_embeddings(level_settings: list[dict], level: int) -> bool:
-    """Whether the training texts are embedded after a level: for ranker, concat model or linear heads of the next."""
-    last = level == len(level_settings) - 1
-    if last or needs_beam(level_settings, level) or uses_concat(level_settings, level):
+def needs_embeddings(level_settings: list[dict], level: int, is_final: bool) -> bool:
+    """Whether the training texts are embedded after a level: for ranker, concat model or linear heads of the next.
+
+    is_final: the ranker takes the last level's encoder as it is.
+    """
+    if level == len(level_settings) - 1:
+        return is_final
+    if needs_beam(level_settings, level) or uses_concat(level_settings, level):
         return True
     return "linear" in level_settings[level + 1]["bootstrap"]

@@ -21,6 +21,7 @@ from xrt_jax.disk import read_json, replace_file, write_json
 from xrt_jax.encoder_start import (
     check_length,
     compute_dtype,
+    interpolate,
     load_start,
     new_encoder,
     pretrain_encoder,
@@ -126,6 +127,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
         unfinished = [t for t in range(len(level_settings)) if not checkpoint.has_state(workdir / f"level_{t}")]
         ceiling = matmul_ceiling(compute_dtype(config)) if unfinished else None
     head = emb_trn = None
+    share = config.encoder.fine_tuned_share
+    is_final = bool(level_settings) and share == 1  # the ranker takes the last level's encoder as it is
     scored = [name for name in tokens if name != "tst" or config.only_encoder or config.matcher.score_test]
     beams = {name: root_beam(len(text_lengths(tokens[name]))) for name in scored}
     for level, settings in enumerate(level_settings):
@@ -208,7 +211,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
                 found, embeddings = {}, {}
                 for name in handed_on:
                     found[name], embeddings[name] = score(encoder, head, tokens[name], beams[name])
-                if "trn" not in found and needs_embeddings(level_settings, level):
+                if "trn" not in found and needs_embeddings(level_settings, level, is_final):
                     embeddings["trn"] = embed(
                         module, encoder, tokens["trn"], mesh=mesh, padding=padding, progress=progress
                     )
@@ -218,18 +221,24 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
                 if is_first():
                     for name, beam in found.items():
                         save_npz(folder / f"beam.{name}.npz", beam)
-                    if needs_embeddings(level_settings, level):
+                    if needs_embeddings(level_settings, level, is_final):
                         write_array(folder / "embeddings.trn.npy", embeddings["trn"])
-                    if level == len(level_settings) - 1 and "tst" in embeddings:  # no pass of its own then
+                    if is_final and level == len(level_settings) - 1 and "tst" in embeddings:
+                        # then it needs no pass of its own
                         write_array(workdir / "embeddings.tst.npy", embeddings["tst"])
                 checkpoint.mark_done(folder)
             for name in handed_on:
                 beams[name] = load_npz(folder / f"beam.{name}.npz")
-            if needs_embeddings(level_settings, level):
+            if needs_embeddings(level_settings, level, is_final):
                 emb_trn = np.load(folder / "embeddings.trn.npy")
 
-    if not level_settings:  # the encoder as it comes
-        emb_trn = embed_once(workdir / "embeddings.trn.npy", module, encoder, tokens["trn"], mesh=mesh, padding=padding)
+    if level_settings and share < 1:
+        encoder = interpolate(load_start(config, start_folder)[1], encoder, share)
+    if not (is_final or config.only_encoder):
+        with report.stage("embed_train"):
+            emb_trn = embed_once(
+                workdir / "embeddings.trn.npy", module, encoder, tokens["trn"], mesh=mesh, padding=padding
+            )
 
     if level_settings and "tst" in scored and beams["tst"].shape == tst.Y.shape:  # the last level was fine-tuned too
         predictions["matcher"] = beams["tst"]
