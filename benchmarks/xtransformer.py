@@ -5,12 +5,13 @@
 RUN is the work directory of a run of xrt_jax.main, whose config.json says what PECOS is to do; its metrics.json, once
 it is there, is the other half of the table. PEERS is a virtual environment with torch==2.13.0, libpecos==1.2.8 and
 transformers==4.49.0. What PECOS cannot be told: a first head other than at random, a rate of the head's own, pooling
-(it takes BERT's pooler), attention dropout, padding to less than truncate_length and encoder.fine_tuned_share.
+(it takes BERT's pooler), attention dropout, padding to less than truncate_length, encoder.fine_tuned_share and hinges beyond l4.
 """
 
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from xrt_jax.disk import read_json, write_json
 from xrt_jax.matcher.finetune import number_of_steps
 from xrt_jax.metrics import precision_recall
 from xrt_jax.stages import load_data, make_features, percent, ranker_levels, tree_levels
+from xrt_jax.xlinear.postprocess import POST_PROCESSORS
 
 WORKER = Path(__file__).resolve().parent / "xtransformer_pecos.py"
 FINE_TUNING = ("batch_size", "learning_rate", "warmup_steps", "adam_epsilon", "weight_decay", "max_grad_norm")
@@ -118,12 +120,18 @@ def pecos_params(config: ConfigDict, dataset) -> dict:
         "ranker_params": {
             "hlm_args": {
                 "model_chain": [
-                    {"only_topk": level["only_topk"], "post_processor": level["post_processor"]} for level in rankers
+                    {"only_topk": level["only_topk"], "post_processor": known_hinge(level["post_processor"])}
+                    for level in rankers
                 ]
             }
         },
     }
     return {"seed": config.seed, "train_params": train, "pred_params": predict}
+
+
+def known_hinge(post_processor: str) -> str:
+    """The post-processor, or for a steeper hinge than PECOS has, its steepest."""
+    return post_processor if post_processor in POST_PROCESSORS else re.sub(r"l\d+-", "l4-", post_processor)
 
 
 def fine_tuning(config: ConfigDict, level: dict, nr_texts: int) -> dict:
