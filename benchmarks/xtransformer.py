@@ -5,7 +5,8 @@
 RUN is the work directory of a run of xrt_jax.main, whose config.json says what PECOS is to do; its metrics.json, once
 it is there, is the other half of the table. PEERS is a virtual environment with torch==2.13.0, libpecos==1.2.8 and
 transformers==4.49.0. What PECOS cannot be told: a first head other than at random, a rate of the head's own, pooling
-(it takes BERT's pooler), attention dropout, padding to less than truncate_length, encoder.fine_tuned_share and hinges beyond l4.
+(it takes BERT's pooler), attention dropout, padding to less than truncate_length, encoder.fine_tuned_share and hinges
+steeper than l4.
 """
 
 import argparse
