@@ -34,7 +34,8 @@ Memory: peak of the process that trains. "Text only" ranks by the embedding with
 seeds are repetitions. It trains without the texts that have no feature. Where a set has no validation split,
 XR-Transformer and XR-Linear with its settings hold out `data.dev_size` training texts, and the other rows train on them
 too. PECOS's fine-tuning starts its first head at random, has no rate for heads of their own, pads to one length,
-takes BERT's pooler as the embedding, and that of the fine-tuned encoder where ours is half way to it."""
+takes BERT's pooler as the embedding, and knows neither a share of
+the fine-tuned weights nor hinges steeper than l4."""
 
 PUBLISHED = {
     "eurlex57k": """\

@@ -18,7 +18,6 @@ def get_config():
     config = default.get_config()
     config.encoder.name = "sentence-transformers/all-MiniLM-L6-v2"
     config.encoder.pooling = "mean"  # as this encoder was pre-trained
-    config.encoder.fine_tuned_share = 0.5  # ranks better than the fine-tuned one and the start
     config.tfidf.max_features = 100000
     config.preliminary_tree = default.tree(nr_splits=8, min_codes=512, max_leaf_size=16)
     config.refined_tree = default.tree(nr_splits=8, max_leaf_size=16)
