@@ -51,8 +51,8 @@ def main() -> None:
     if not (config.do_fine_tune and config.encoder.name and config.data.trn_rows):
         sys.exit(f"{given.run} is no run that fine-tuned a given encoder on data.trn_rows: name one")
     shares = sorted({0.0, 0.5, 1.0} | {float(share) for share in given.shares.split(",")})
-    trn, unseen = load_data(config, given.run).trn, unseen_texts(config, given.texts)
-    features = make_features(config, load_data(config, given.run), given.run)[1]
+    dataset, unseen = load_data(config, given.run), unseen_texts(config, given.texts)
+    trn, features = dataset.trn, make_features(config, dataset._replace(tst=None), given.run)[1]
     X = {"trn": features, "unseen": features_of(unseen, load_tfidf(given.run / "tfidf"))}
     E, matched = embeddings(config, given.run, {"trn": trn, "unseen": unseen}, shares)
     seeds = [int(seed) for seed in given.seeds.split(",")]

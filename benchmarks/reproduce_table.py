@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from pathlib import Path
+from textwrap import wrap
 
 import numpy as np
 
@@ -33,9 +34,8 @@ ranker). Queries/s: the test split in one call (omikuji: a row a call); XR-Trans
 Memory: peak of the process that trains. "Text only" ranks by the embedding without TF-IDF. omikuji has no seeds: its
 seeds are repetitions. It trains without the texts that have no feature. Where a set has no validation split,
 XR-Transformer and XR-Linear with its settings hold out `data.dev_size` training texts, and the other rows train on them
-too. PECOS's fine-tuning starts its first head at random, has no rate for heads of their own, pads to one length,
-takes BERT's pooler as the embedding, and knows neither a share of
-the fine-tuned weights nor hinges steeper than l4."""
+too. PECOS's fine-tuning starts its first head at random, has no rate for heads of their own, pads to one length, takes
+BERT's pooler as the embedding, and knows neither a share of the fine-tuned weights nor hinges steeper than l4."""
 
 PUBLISHED = {
     "eurlex57k": """\
@@ -113,10 +113,11 @@ def provenance(rows: list[dict]) -> list[str]:
     groups = defaultdict(list)
     for row in rows:
         groups[row["machine"], row["commit"], row["command"]].append(f"{row['row']} {row['seed']}")
-    return [
+    lines = (
         f"{'All rows' if len(groups) == 1 else ', '.join(names)}: {machine}; commit {commit}; `{command}`"
         for (machine, commit, command), names in groups.items()
-    ]
+    )
+    return ["\n".join(wrap(line, 120, break_on_hyphens=False, break_long_words=False)) for line in lines]
 
 
 def set_section(name: str, title: str, about: dict, rows: list[dict], left_out: dict[str, str]) -> str:
@@ -131,7 +132,7 @@ def set_section(name: str, title: str, about: dict, rows: list[dict], left_out: 
         lines += row_lines(called, of_row) if of_row else []
     if any(row["is_resumed"] for row in rows):
         lines += ["", "\\* broken off and gone on with: lost time is not counted, memory is that of the last start."]
-    lines += ["", *provenance(rows)]
+    lines += [line for paragraph in provenance(rows) for line in ("", paragraph)]
     if left_out:
         lines += ["", "Left out:", "", *(f"- {which}: {reason}" for which, reason in left_out.items())]
     if name in PUBLISHED:
