@@ -166,7 +166,7 @@ def test_mistakes_are_told_in_one_line(tmp_path, capsys, xlinear):
     write(theirs / "ranker" / "param.json", {"is_mmap": True})
     expect("compiled for memory mapping", capsys, "import", theirs, out)
     write(theirs / "param.json", {"__meta__": {"class_fullname": "pecos.ann.hnsw.model###HNSW"}})
-    expect("pecos.ann.hnsw.model###HNSW are not read", capsys, "import", theirs, out)
+    expect("pecos.ann.hnsw.model###HNSW' are not read", capsys, "import", theirs, out)
     assert not (tmp_path / "model").exists()
 
 
