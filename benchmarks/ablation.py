@@ -77,19 +77,23 @@ def main() -> None:
         print(f"| {name} | " + " | ".join("" if np.isnan(value) else f"{value:.2f}" for value in figures) + " |")
 
 
+def rank_others(config, X, X_others, Y, seed: int, changed: dict, *, method: str = "pifa", Z=None):
+    """Predictions for other texts of a ranker that learns X -> Y, on a tree of its own, with changed settings."""
+    tree = {k: v for k, v in config.refined_tree.items() if k not in ("embedding", "meta_embedding", "alpha")}
+    chain = hierarchical_kmeans(label_embedding(method, Y, X, Z=Z), seed=seed, **tree)
+    return predict(train_ranker(X, Y, chain, **{**config.ranker, **changed}), X_others)
+
+
 def measure(config, X, E, Y, Z, seed: int, given) -> dict[str, np.ndarray]:
     """P@1, P@3, P@5 of XR-Linear and of XR-Transformer's ranker, [2, 3] by name of row; NaN where a row has no such."""
     order = np.random.default_rng(seed).permutation(Y.shape[0])
     held = order[: int(given.held_out * len(order))]
     kept = order[len(held) :]
-    tree = {k: v for k, v in config.refined_tree.items() if k not in ("embedding", "meta_embedding", "alpha")}
-    base = dict(config.ranker)
 
     def rank(weight: float, changed: dict, seed: int, method: str = "pifa"):
         """Predictions for the held-out texts; without weight, of XR-Linear."""
         both = [Features(X[rows], np.float32(weight) * E[rows]) if weight else X[rows] for rows in (kept, held)]
-        chain = hierarchical_kmeans(label_embedding(method, Y[kept], both[0], Z=Z), seed=seed, **tree)
-        return predict(train_ranker(both[0], Y[kept], chain, **{**base, **changed}), both[1])
+        return rank_others(config, *both, Y[kept], seed, changed, method=method, Z=Z)
 
     def precision(*predictions) -> list[float]:
         P = predictions[0] if len(predictions) == 1 else combine("rank_average", list(predictions))

@@ -6,8 +6,8 @@ RUN is a finished work directory of xrt_jax.main that fine-tuned a given encoder
 those of config.data.trn_rows. The texts to measure on are drawn from the others, so that choices do not touch the test
 split. RUN/fine_tuning keeps what is embedded: the command goes on after a break. Each seed makes other trees. Prints
 P@1/3/5 in percent, mean of the seeds, as a Markdown table of these rows: shares of the fine-tuned weights, as in
-encoder.fine_tuned_share; start and fine-tuned embeddings side by side; the rankings of both joined; the matcher's own
-ranking, alone and joined with the ranker's at a share of a half.
+encoder.fine_tuned_share (0, 0.5 and 1 always); start and fine-tuned embeddings side by side; the rankings of both
+joined; the matcher's own ranking, alone and joined with the ranker's at a share of a half.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from ablation import rank_others
 from xtransformer import read_config
 
 from xrt_jax.checkpoint import load_state
@@ -34,10 +35,7 @@ from xrt_jax.sharing import write_array
 from xrt_jax.sparse import Features, normalize_rows
 from xrt_jax.stages import features_of, load_data, make_features
 from xrt_jax.tree.chain import load_chain
-from xrt_jax.tree.kmeans import hierarchical_kmeans
-from xrt_jax.tree.label_embedding import label_embedding
-from xrt_jax.xlinear.predict import predict, root_beam
-from xrt_jax.xlinear.train import train_ranker
+from xrt_jax.xlinear.predict import root_beam
 
 
 def main() -> None:
@@ -50,6 +48,8 @@ def main() -> None:
     config = read_config(given.run)
     if not (config.do_fine_tune and config.encoder.name and config.data.trn_rows):
         sys.exit(f"{given.run} is no run that fine-tuned a given encoder on data.trn_rows: name one")
+    if not (given.run / "tfidf").is_dir():
+        sys.exit(f"{given.run} has no TF-IDF for other texts: name a run on texts alone")
     shares = sorted({0.0, 0.5, 1.0} | {float(share) for share in given.shares.split(",")})
     dataset, unseen = load_data(config, given.run), unseen_texts(config, given.texts)
     trn, features = dataset.trn, make_features(config, dataset._replace(tst=None), given.run)[1]
@@ -102,12 +102,9 @@ def embeddings(config, run: Path, splits: dict, shares: list[float]):
 
 def rankings(config, X: dict, E: dict, Y, matched, seed: int) -> dict:
     """Rankings of the unseen texts by name of row."""
-    tree = {k: v for k, v in config.refined_tree.items() if k not in ("embedding", "meta_embedding", "alpha")}
 
     def rank(embedding: dict):
-        both = {name: Features(X[name], embedding[name]) for name in X}
-        chain = hierarchical_kmeans(label_embedding("pifa", Y, both["trn"], Z=None), seed=seed, **tree)
-        return predict(train_ranker(both["trn"], Y, chain, **config.ranker), both["unseen"])
+        return rank_others(config, *(Features(X[name], embedding[name]) for name in ("trn", "unseen")), Y, seed, {})
 
     join = partial(combine, config.ensemble)
     P = {share: rank(embedding) for share, embedding in E.items()}
