@@ -78,6 +78,12 @@ def _tfidf(folder: Path) -> None:
     save_tfidf(folder / "tfidf", fit_tfidf(["red fox", "red cat and fox", "a cat"], min_df=1)[0])
 
 
+def _tfidf_of_characters(folder: Path) -> None:
+    from xrt_jax.data.tfidf import fit_tfidf, save_tfidf
+
+    save_tfidf(folder / "tfidf", fit_tfidf(["red fox", "a red cat"], char_ngram_range=(3, 4), min_df=1)[0])
+
+
 def _pecos_tfidf(folder: Path) -> None:
     shutil.copytree(GOLDEN / "pecos_tfidf" / "both", folder / "theirs")
 
@@ -338,6 +344,7 @@ KINDS = {
     "ranker": (_ranker_folder, _load_ranker),
     "mapped": (_mapped, _load_mapped),
     "tfidf": (_tfidf, _load_tfidf),
+    "tfidf of characters": (_tfidf_of_characters, _load_tfidf),
     "pecos tfidf": (_pecos_tfidf, _load_pecos_tfidf),
     "saved pecos tfidf": (_saved_pecos_tfidf, _load_tfidf),
     "svmlight": (_svmlight, _load_svmlight),

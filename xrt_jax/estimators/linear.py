@@ -19,6 +19,8 @@ from xrt_jax.tree.kmeans import hierarchical_kmeans
 from xrt_jax.tree.label_embedding import tree_embeddings
 from xrt_jax.xlinear.train import train_ranker
 
+_OF_TFIDF = ("ngram_range", "char_ngram_range", "min_df", "max_features", "sublinear_tf")
+
 
 class XRLinearClassifier(Ranker, library_name="xrt_jax"):
     """XR-Linear: a tree of the labels, sparse linear rankers at its nodes, beam search. jax is not needed.
@@ -39,7 +41,8 @@ class XRLinearClassifier(Ranker, library_name="xrt_jax"):
             or with another exponent. Scores are products (logarithms: sums) down the tree; "noop" gives margins.
         min_score: of the labels that `predict` gives; None: half of the highest score (its logarithm), 0 for "noop".
         normalize: bring rows of features to unit length; TF-IDF's have it.
-        ngram_range, min_df, max_features, sublinear_tf: of TF-IDF (xrt_jax/data/tfidf.py), where texts are given.
+        ngram_range, char_ngram_range, min_df, max_features, sublinear_tf: of TF-IDF (xrt_jax/data/tfidf.py), where
+            texts are given.
         random_state: int, numpy's RandomState or None: seed of the clustering.
 
     Attributes:
@@ -68,6 +71,7 @@ class XRLinearClassifier(Ranker, library_name="xrt_jax"):
         min_score=None,
         normalize=False,
         ngram_range=(1, 2),
+        char_ngram_range=(0, 0),
         min_df=2,
         max_features=None,
         sublinear_tf=True,
@@ -87,6 +91,7 @@ class XRLinearClassifier(Ranker, library_name="xrt_jax"):
         self.min_score = min_score
         self.normalize = normalize
         self.ngram_range = ngram_range
+        self.char_ngram_range = char_ngram_range
         self.min_df = min_df
         self.max_features = max_features
         self.sublinear_tf = sublinear_tf
@@ -115,8 +120,7 @@ class XRLinearClassifier(Ranker, library_name="xrt_jax"):
         if features is not None:
             tfidf, X_trn = None, checked_features(self, features, texts, reset=True)
         elif texts is not None:
-            settings = {name: getattr(self, name) for name in ("ngram_range", "min_df", "max_features", "sublinear_tf")}
-            tfidf, X_trn = fit_tfidf(texts, **settings)
+            tfidf, X_trn = fit_tfidf(texts, **{name: getattr(self, name) for name in _OF_TFIDF})
         else:
             tfidf, X_trn = None, validate_data(self, X, accept_sparse="csr")
         if tfidf is None and self.normalize:

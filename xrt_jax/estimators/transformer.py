@@ -55,7 +55,8 @@ class XRTransformerClassifier(Ranker, library_name="xrt_jax"):
         post_processor: see XRLinearClassifier; of the linear rankers.
         ranker_features: what these take: "both", TF-IDF and the embedding, or "embedding" alone.
         min_score: see XRLinearClassifier.
-        ngram_range, min_df, max_features, sublinear_tf: of TF-IDF (xrt_jax/data/tfidf.py), where fit has no features.
+        ngram_range, char_ngram_range, min_df, max_features, sublinear_tf: of TF-IDF (xrt_jax/data/tfidf.py), where fit
+            has no features.
         config_overrides: {"matcher.loss": "hinge", …}: any other field of xrt_jax/default_config.py. These win.
         workdir: folder of the run, with its data, checkpoints and metrics, from which a fit that was broken off goes on
             when it is called again with the same data and parameters; None: a temporary one.
@@ -89,6 +90,7 @@ class XRTransformerClassifier(Ranker, library_name="xrt_jax"):
         ranker_features="both",
         min_score=None,
         ngram_range=(1, 2),
+        char_ngram_range=(0, 0),
         min_df=2,
         max_features=None,
         sublinear_tf=True,
@@ -112,6 +114,7 @@ class XRTransformerClassifier(Ranker, library_name="xrt_jax"):
         self.ranker_features = ranker_features
         self.min_score = min_score
         self.ngram_range = ngram_range
+        self.char_ngram_range = char_ngram_range
         self.min_df = min_df
         self.max_features = max_features
         self.sublinear_tf = sublinear_tf
@@ -205,6 +208,7 @@ class XRTransformerClassifier(Ranker, library_name="xrt_jax"):
             "ranker.post_processor": self.post_processor,
             "ranker_features": self.ranker_features,
             "tfidf.ngram_range": self.ngram_range,
+            "tfidf.char_ngram_range": self.char_ngram_range,
             "tfidf.min_df": self.min_df,
             "tfidf.max_features": self.max_features,
             "tfidf.sublinear_tf": self.sublinear_tf,
