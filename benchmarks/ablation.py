@@ -1,10 +1,11 @@
-"""What settings of the linear rankers are worth, on held-out training texts of a run that did not fine-tune.
+"""What single settings are worth, on held-out training texts of a run that did not fine-tune.
 
     python benchmarks/ablation.py RUN [--held-out=0.15] [--seeds=0,1] [--only=costs,beam]
 
 RUN is a finished work directory of xrt_jax.main with do_fine_tune=False: its features, embeddings and configuration are
-taken. Each seed draws other held-out texts and other trees. The base trains with the run's own ranker settings; every
-other row changes one thing. Prints P@1/3/5 in percent, mean of the seeds, as a Markdown table: XR-Linear, and
+taken. Each seed draws other held-out texts and other trees. The base trains with the run's own settings; every other
+row changes one thing, of the rankers, of TF-IDF, of the tree, or of what the encoder makes of a text. RUN/ablation
+keeps what is embedded for that. Prints P@1/3/5 in percent, mean of the seeds, as a Markdown table: XR-Linear, and
 XR-Transformer's ranker on TF-IDF and embedding. An encoder that was fine-tuned has seen the labels of these texts,
 so that nothing could be chosen by them.
 """
@@ -16,9 +17,16 @@ from pathlib import Path
 import numpy as np
 from xtransformer import read_config
 
-from xrt_jax.data.tfidf import load_tfidf, transform
+from xrt_jax.config import override
+from xrt_jax.data.tfidf import fit_tfidf, load_tfidf, transform
+from xrt_jax.encoder_start import load_start, tokenize_once
+from xrt_jax.encoders.huggingface import load_tokenizer
 from xrt_jax.ensemble import combine
+from xrt_jax.matcher.finetune import Padding, embed
+from xrt_jax.matcher.mesh import make_mesh
 from xrt_jax.metrics import precision_recall
+from xrt_jax.report import progress
+from xrt_jax.sharing import write_array
 from xrt_jax.sparse import Features, normalize_rows
 from xrt_jax.stages import load_data, make_features, tree_levels
 from xrt_jax.tree.kmeans import hierarchical_kmeans
@@ -65,16 +73,65 @@ def main() -> None:
     config = read_config(given.run)
     if config.do_fine_tune or not (given.run / "embeddings.trn.npy").is_file():
         sys.exit(f"{given.run} is no finished run with do_fine_tune=False: name one")
+    if not (given.run / "tfidf").is_dir():
+        sys.exit(f"{given.run} has features of its own: name a run on texts alone")
     dataset = load_data(config, given.run)
     _, X, _ = make_features(config, dataset._replace(tst=None), given.run)
     E = normalize_rows(np.load(given.run / "embeddings.trn.npy"))
     Z = transform(load_tfidf(given.run / "tfidf"), dataset.label_names)
+    texts = dataset.trn.texts
+    others = {"features": {}, "encoder": {}}
+    if is_wanted("features", given):
+        others["features"] = {name: fit_tfidf(texts, **new)[1] for name, new in tfidf_changes(config).items()}
+    if is_wanted("encoder", given):
+        others["encoder"] = {n: embedded(config, given.run, texts, new) for n, new in encoder_changes(config).items()}
     seeds = [int(seed) for seed in given.seeds.split(",")]
-    found = [measure(config, X, E, dataset.trn.Y, Z, seed, given) for seed in seeds]
+    found = [measure(config, X, E, dataset.trn.Y, Z, others, seed, given) for seed in seeds]
     print("| | XR-Linear P@1 | P@3 | P@5 | XR-Transformer P@1 | P@3 | P@5 |\n|---|--:|--:|--:|--:|--:|--:|")
     for name in found[0]:
         figures = np.mean([of_seed[name] for of_seed in found], axis=0).reshape(-1)
         print(f"| {name} | " + " | ".join("" if np.isnan(value) else f"{value:.2f}" for value in figures) + " |")
+
+
+def tfidf_changes(config) -> dict[str, dict]:
+    """Changed settings of TF-IDF by name of row."""
+    has_characters = tuple(config.tfidf.char_ngram_range) != (0, 0)
+    characters = {"of words alone": (0, 0)} if has_characters else {"and 3 to 5 characters": (3, 5)}
+    changed = {name: {"char_ngram_range": lengths} for name, lengths in characters.items()}
+    changed["single words"] = {"ngram_range": (1, 1)}
+    return {f"features: {name}": {**config.tfidf, **new} for name, new in changed.items()}
+
+
+def encoder_changes(config) -> dict[str, dict]:
+    """Changed settings of the encoder by name of row."""
+    length = config.encoder.truncate_length
+    poolings = [name for name in ("mean", "cls", "pooler") if name != config.encoder.pooling]
+    return {
+        **{f"encoder: pooling {name}": {"encoder.pooling": name} for name in poolings},
+        "encoder: half the tokens": {"encoder.truncate_length": length // 2},
+        "encoder: two windows of a text": {"encoder.windows": 2},
+    }
+
+
+def is_wanted(name: str, given) -> bool:
+    """Whether a row, or a group of rows, is to be measured."""
+    return not given.only or name.split(":")[0] in given.only.split(",")
+
+
+def embedded(config, run: Path, texts: list[str], changed: dict) -> np.ndarray:
+    """Unit embeddings [n, hidden] of the training texts by the run's encoder with changed settings."""
+    other = config.copy_and_resolve_references()
+    override(other, changed)
+    folder, start = run / "ablation", config.encoder.name or run / "encoder_start"
+    padding = Padding(*(other.encoder[name] for name in Padding._fields))
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{other.encoder.pooling}.{padding.truncate_length}x{padding.windows}.npy"
+    if not path.is_file():
+        module, encoder = load_start(other, start)
+        where = folder / f"tokens.{padding.truncate_length}x{padding.windows}"
+        tokens = tokenize_once(where, texts, load_tokenizer(start), padding)
+        write_array(path, embed(module, encoder, tokens, mesh=make_mesh(), padding=padding, progress=progress))
+    return normalize_rows(np.load(path))
 
 
 def rank_others(config, X, X_others, Y, seed: int, changed: dict, *, method: str = "pifa", Z=None):
@@ -84,13 +141,16 @@ def rank_others(config, X, X_others, Y, seed: int, changed: dict, *, method: str
     return predict(train_ranker(X, Y, chain, **{**config.ranker, **changed}), X_others)
 
 
-def measure(config, X, E, Y, Z, seed: int, given) -> dict[str, np.ndarray]:
-    """P@1, P@3, P@5 of XR-Linear and of XR-Transformer's ranker, [2, 3] by name of row; NaN where a row has no such."""
+def measure(config, X, E, Y, Z, others: dict[str, dict], seed: int, given) -> dict[str, np.ndarray]:
+    """P@1, P@3, P@5 of XR-Linear and of XR-Transformer's ranker, [2, 3] by name of row; NaN where a row has no such.
+
+    others: of "features" in place of X, and of the "encoder" in place of E, by name of row.
+    """
     order = np.random.default_rng(seed).permutation(Y.shape[0])
     held = order[: int(given.held_out * len(order))]
     kept = order[len(held) :]
 
-    def rank(weight: float, changed: dict, seed: int, method: str = "pifa"):
+    def rank(weight: float, changed: dict, seed: int, method: str = "pifa", X=X, E=E):
         """Predictions for the held-out texts; without weight, of XR-Linear."""
         both = [Features(X[rows], np.float32(weight) * E[rows]) if weight else X[rows] for rows in (kept, held)]
         return rank_others(config, *both, Y[kept], seed, changed, method=method, Z=Z)
@@ -98,9 +158,6 @@ def measure(config, X, E, Y, Z, seed: int, given) -> dict[str, np.ndarray]:
     def precision(*predictions) -> list[float]:
         P = predictions[0] if len(predictions) == 1 else combine("rank_average", list(predictions))
         return list(100 * precision_recall(Y[held], P, 5)["prec"][[0, 2, 4]])
-
-    def wanted(name: str) -> bool:
-        return not given.only or name.split(":")[0] in given.only.split(",")
 
     def tell(name: str, *rows: list[float]) -> None:
         found[name] = np.asarray(rows)
@@ -112,19 +169,23 @@ def measure(config, X, E, Y, Z, seed: int, given) -> dict[str, np.ndarray]:
     linear, joined = rank(0, {}, seed), rank(1, {}, seed)
     tell("base", precision(linear), precision(joined))
     for name, changed in changes(len(tree_levels(config, "refined_tree", Y.shape[1]))).items():
-        if wanted(name):
+        if is_wanted(name, given):
             tell(name, precision(rank(0, changed, seed)), precision(rank(1, changed, seed)))
+    for name, X_other in others["features"].items():
+        tell(name, *(precision(rank(weight, {}, seed, X=X_other)) for weight in (0, 1)))
+    for name, E_other in others["encoder"].items():
+        tell(name, none, precision(rank(1, {}, seed, E=E_other)))
     for weight in WEIGHTS:
-        if wanted("weight"):
+        if is_wanted("weight", given):
             tell(f"weight: embedding × {weight:g}", none, precision(rank(weight, {}, seed)))
-    if wanted("tree"):
+    if is_wanted("tree", given):
         rows = [precision(rank(weight, {}, seed, "pifa_lf_concat")) for weight in (0, 1)]
         tell("tree: with the labels' names", *rows)
-    if wanted("joined"):
-        others = [rank(weight, {}, seed + 100) for weight in (0, 1)]
-        tell("joined: two trees", precision(linear, others[0]), precision(joined, others[1]))
+    if is_wanted("joined", given):
+        second = [rank(weight, {}, seed + 100) for weight in (0, 1)]
+        tell("joined: two trees", precision(linear, second[0]), precision(joined, second[1]))
         tell("joined: with XR-Linear", none, precision(joined, linear))
-        tell("joined: two trees of each", none, precision(linear, joined, *others))
+        tell("joined: two trees of each", none, precision(linear, joined, *second))
     return found
 
 
