@@ -59,7 +59,7 @@ def changes(depth: int) -> dict[str, dict]:
         "beam: 50": {"only_topk": (50,) * above + (20,)},
         "negatives: tfn": {"negative_sampling": ("tfn",)},
         "negatives: tfn+man": {"negative_sampling": ("tfn",) + ("tfn+man",) * above},
-        "threshold: 0.1": {"threshold": (0.1,)},
+        **{f"threshold: {threshold:g}": {"threshold": (threshold,)} for threshold in (0.005, 0.03, 0.1)},
     }
 
 

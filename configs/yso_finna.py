@@ -18,6 +18,7 @@ def get_config():
     config.encoder.nr_buckets = 2
     config.encoder.fine_tuned_share = 0.5  # ranks better than the fine-tuned one and the start: docs/results.md
     config.refined_tree = default.tree(nr_splits=16, max_leaf_size=16)  # four levels, as the ranker's settings
+    config.ranker.threshold = (0.03,)  # a quarter of the weights that 0.005 leaves, and ranks as well
     config.ranker.Cp, config.ranker.Cn = (0.5,), (0.5,)
     # The last level's margins alone ("noop") rank labels of few texts badly: 2 points of P@1 less on held-out titles.
     config.ranker.post_processor = ("l5-hinge",)
