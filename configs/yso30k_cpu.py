@@ -10,10 +10,10 @@
         --config.encoder.name=MINILM --config.seed=0
 
 The first command writes the lists of rows, to be laid in DIR; MINILM is all-MiniLM-L6-v2's folder or hub name.
-P@1/3/5, seed 0 and 1: 31.19/23.64/18.61 and 31.21/23.65/18.72; not fine-tuned (--config.do_fine_tune=False)
-31.14/23.26/18.31 and 31.05/23.50/18.36; both joined (xrt-jax evaluate --workdir=… --workdir=…) 31.96/24.01/18.99 and
-31.76/24.13/19.14; XR-Linear 23.66/17.43/13.54 and 23.46/17.29/13.54. 11 minutes of training a seed, each on one core of
-a shared x86-64 server.
+P@1/3/5, seed 0 and 1, not fine-tuned (--config.do_fine_tune=False): 33.10/24.39/19.18 and 32.36/24.29/19.31, 90 seconds
+of training; XR-Linear 28.06/20.92/16.23 and 27.93/20.75/16.20. Fine-tuned (11 minutes, seed 0) it has
+33.12/24.62/19.39, and both joined (xrt-jax evaluate --workdir=… --workdir=…) 34.12/25.25/19.95. Each on one core of a
+shared x86-64 server; docs/results.md has more.
 """
 
 from configs import yso_finna
