@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
     config.tfidf = ConfigDict()  # used when the data set comes without features
     config.tfidf.ngram_range = (1, 2)
     config.tfidf.char_ngram_range = (0, 0)  # (3, 5): also n-grams of characters inside of words; (0, 0): none. Short
-    # texts gain much by them: rare words share their stems. Training and prediction take several times as long.
+    # texts gain much by them: rare words share their stems. XR-Linear takes several times as long.
     config.tfidf.min_df = 2
     config.tfidf.max_features = placeholder(int)  # of words, and of characters; None: all
     config.tfidf.sublinear_tf = True
