@@ -84,7 +84,9 @@ def main() -> None:
     if is_wanted("features", given):
         others["features"] = {name: fit_tfidf(texts, **new)[1] for name, new in tfidf_changes(config).items()}
     if is_wanted("encoder", given):
-        others["encoder"] = {n: embedded(config, given.run, texts, new) for n, new in encoder_changes(config).items()}
+        start = config.encoder.name or given.run / "encoder_start"
+        changed = encoder_changes(config, load_start(config, start)[0])
+        others["encoder"] = {name: embedded(config, start, given.run, texts, new) for name, new in changed.items()}
     seeds = [int(seed) for seed in given.seeds.split(",")]
     found = [measure(config, X, E, dataset.trn.Y, Z, others, seed, given) for seed in seeds]
     print("| | XR-Linear P@1 | P@3 | P@5 | XR-Transformer P@1 | P@3 | P@5 |\n|---|--:|--:|--:|--:|--:|--:|")
@@ -102,10 +104,10 @@ def tfidf_changes(config) -> dict[str, dict]:
     return {f"features: {name}": {**config.tfidf, **new} for name, new in changed.items()}
 
 
-def encoder_changes(config) -> dict[str, dict]:
-    """Changed settings of the encoder by name of row."""
+def encoder_changes(config, module) -> dict[str, dict]:
+    """Changed settings of the encoder by name of row; module: the encoder as the run has it."""
     length = config.encoder.truncate_length
-    poolings = [name for name in ("mean", "cls", "pooler") if name != config.encoder.pooling]
+    poolings = [name for name in module.POOLINGS if name != module.pooling]
     return {
         **{f"encoder: pooling {name}": {"encoder.pooling": name} for name in poolings},
         "encoder: half the tokens": {"encoder.truncate_length": length // 2},
@@ -118,12 +120,12 @@ def is_wanted(name: str, given) -> bool:
     return not given.only or name.split(":")[0] in given.only.split(",")
 
 
-def embedded(config, run: Path, texts: list[str], changed: dict) -> np.ndarray:
-    """Unit embeddings [n, hidden] of the training texts by the run's encoder with changed settings."""
+def embedded(config, start, run: Path, texts: list[str], changed: dict) -> np.ndarray:
+    """Unit embeddings [n, hidden] of the training texts by the encoder in `start` with changed settings."""
     other = config.copy_and_resolve_references()
     override(other, changed)
-    folder, start = run / "ablation", config.encoder.name or run / "encoder_start"
     padding = Padding(*(other.encoder[name] for name in Padding._fields))
+    folder = run / "ablation"
     folder.mkdir(exist_ok=True)
     path = folder / f"{other.encoder.pooling}.{padding.truncate_length}x{padding.windows}.npy"
     if not path.is_file():

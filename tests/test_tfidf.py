@@ -21,13 +21,8 @@ def test_worked_by_hand():
     assert X.dtype == np.float32
 
 
-def reference(texts, trn, min_df):
-    """1-2-grams, 1 + ln tf, smooth idf, L2, term by term."""
-
-    def terms(text):
-        words = [word for word in text.lower().split() if len(word) > 1]
-        return Counter(words + [" ".join(pair) for pair in pairwise(words)])
-
+def reference(texts, trn, min_df, terms):
+    """1 + ln tf, smooth idf, L2, term by term; terms: Counter of a text's n-grams."""
     df = Counter(term for text in trn for term in terms(text))
     vocabulary = sorted(term for term, count in df.items() if count >= min_df)
     X = np.zeros((len(texts), len(vocabulary)))
@@ -39,12 +34,29 @@ def reference(texts, trn, min_df):
     return X / np.maximum(np.linalg.norm(X, axis=1, keepdims=True), 1e-12), vocabulary
 
 
+def words_and_pairs(text):
+    words = [word for word in text.lower().split() if len(word) > 1]
+    return Counter(words + [" ".join(pair) for pair in pairwise(words)])
+
+
+def two_to_four_characters(text):
+    """Of words with a blank before and behind each."""
+    found = Counter()
+    for word in text.lower().split():
+        padded = f" {word} "
+        for n in (2, 3, 4):
+            found.update(padded[start : start + n] for start in range(max(len(padded) - n, 0) + 1))
+            if len(padded) <= n:  # a short word counts once, whole
+                break
+    return found
+
+
 def test_against_reference():
     rng = np.random.default_rng(0)
     words = [f"w{number}" for number in range(20)]
     texts = [" ".join(rng.choice(words, size=rng.integers(0, 15))) for _ in range(60)]
     tfidf, X = fit_tfidf(texts[:40])
-    expected, vocabulary = reference(texts, texts[:40], min_df=2)
+    expected, vocabulary = reference(texts, texts[:40], 2, words_and_pairs)
     assert ngrams(tfidf) == vocabulary
     np.testing.assert_allclose(X.toarray(), expected[:40], atol=1e-6)
     Z = transform(tfidf, texts[40:])
@@ -53,38 +65,14 @@ def test_against_reference():
     assert transform(tfidf, ["", "unseen"]).nnz == 0
 
 
-def reference_of_characters(texts, trn, shortest, longest, min_df):
-    """The same of characters: words between blanks, a blank before and behind each."""
-
-    def terms(text):
-        found = Counter()
-        for word in text.lower().split():
-            padded = f" {word} "
-            for n in range(shortest, longest + 1):
-                starts = range(max(len(padded) - n, 0) + 1)
-                found.update(padded[start : start + n] for start in starts)
-                if len(padded) <= n:  # a short word counts once, whole
-                    break
-        return found
-
-    df = Counter(term for text in trn for term in terms(text))
-    vocabulary = sorted(term for term, count in df.items() if count >= min_df)
-    X = np.zeros((len(texts), len(vocabulary)))
-    for row, text in enumerate(texts):
-        for term, count in terms(text).items():
-            if term in vocabulary:
-                X[row, vocabulary.index(term)] = (1 + math.log(count)) * (1 + math.log((1 + len(trn)) / (1 + df[term])))
-    return X / np.maximum(np.linalg.norm(X, axis=1, keepdims=True), 1e-12), vocabulary
-
-
 def test_characters_beside_words_against_reference():
     rng = np.random.default_rng(1)
     words = ["".join(rng.choice(list("abcd"), size=rng.integers(1, 7))) for _ in range(20)]
     texts = [" ".join(rng.choice(words, size=rng.integers(0, 9))) for _ in range(60)] + ["", "zz ab"]
     trn = texts[:40]
     tfidf, X = fit_tfidf(trn, char_ngram_range=(2, 4))
-    of_words, word_names = reference(texts, trn, min_df=2)
-    of_characters, character_names = reference_of_characters(texts, trn, 2, 4, min_df=2)
+    of_words, word_names = reference(texts, trn, 2, words_and_pairs)
+    of_characters, character_names = reference(texts, trn, 2, two_to_four_characters)
     assert ngrams(tfidf) == word_names + character_names
     assert nr_columns(tfidf) == X.shape[1] == len(word_names) + len(character_names)
     expected = np.hstack([of_words, of_characters])
