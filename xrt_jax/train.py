@@ -6,17 +6,17 @@ Where a run has several processes, all of them work on the devices and on the li
 rest, and writes; see `processes`.
 """
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
-from scipy.sparse import csr_matrix
+from scipy.sparse import csc_matrix, csr_matrix
 
 from xrt_jax import checkpoint
 from xrt_jax.compilations import compilations
-from xrt_jax.data.tokens import text_lengths
+from xrt_jax.data.tokens import Tokens, text_lengths
 from xrt_jax.disk import read_json, replace_file, write_json
 from xrt_jax.encoder_start import (
     check_length,
@@ -126,119 +126,78 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
         }
         unfinished = [t for t in range(len(level_settings)) if not checkpoint.has_state(workdir / f"level_{t}")]
         ceiling = matmul_ceiling(compute_dtype(config)) if unfinished else None
+    passes = {"mesh": mesh, "padding": padding, "progress": progress}
+    embed_texts = partial(embed_once, module=module, **passes)
     head = emb_trn = None
     share = config.encoder.fine_tuned_share
     is_final = bool(level_settings) and share == 1  # the ranker takes the last level's encoder as it is
     scored = [name for name in tokens if name != "tst" or config.only_encoder or config.matcher.score_test]
     beams = {name: root_beam(len(text_lengths(tokens[name]))) for name in scored}
-    for level, settings in enumerate(level_settings):
-        with report.stage(f"level_{level}"):
-            folder = workdir / f"level_{level}"
-            Y, C, M = Y_trn[level], chain[level], beams["trn"]
-            if level:
-                M = match_clusters(Y_trn[level - 1], M, settings["negative_sampling"])
-            score = make_scorer(
-                module,
-                C,
-                mesh=mesh,
-                padding=padding,
-                only_topk=settings["only_topk"],
-                post_processor=settings["post_processor"],
-                progress=progress,
-            )
-            steps = checkpoint.Steps(folder)
-            if not checkpoint.has_state(folder):
-                method = settings["bootstrap"] if level else settings["first_bootstrap"]
+    for t, settings in enumerate(level_settings):
+        with report.stage(f"level_{t}"):
+            M = match_clusters(Y_trn[t - 1], beams["trn"], settings["negative_sampling"]) if t else beams["trn"]
+            level = Level(t, settings, workdir / f"level_{t}", Y_trn[t], chain[t], M, seed=config.seed + t)
+            search = {name: settings[name] for name in ("only_topk", "post_processor")}
+            score = make_scorer(module, level.C, **search, **passes)
+            steps = checkpoint.Steps(level.folder)
+            if not checkpoint.has_state(level.folder):
                 if steps.latest() is not None:  # interrupted in the middle: the checkpoint has the head
-                    head = checkpoint.empty_head(Y.shape[1], module.hidden_size)
+                    head = checkpoint.empty_head(level.Y.shape[1], module.hidden_size)
                 else:
-                    if level == 0 and method != "none":
-                        emb_trn = embed_once(
-                            workdir / "embeddings.start.npy", module, encoder, tokens["trn"], mesh=mesh, padding=padding
-                        )
-                    start_own_head = partial(
-                        start_head,
-                        method,
-                        head_above=head,
-                        emb_nd=emb_trn,
-                        Y=Y,
-                        C=C,
-                        M=M,
-                        hidden_size=module.hidden_size,
-                        seed=config.seed + level,
-                        progress=progress,
-                    )
-                    head = share_head(folder / "head.start.npz", start_own_head) if are_several() else start_own_head()
+                    if t == 0 and settings["first_bootstrap"] != "none":
+                        emb_trn = embed_texts(workdir / "embeddings.start.npy", encoder, tokens["trn"])
+                    head = first_head(level, head, emb_trn, hidden_size=module.hidden_size)
 
-                def evaluate(encoder, head, score=score, Y=Y_dev[level]):
+                def evaluate(encoder, head, score=score, Y=Y_dev[t]):
                     return precision_at(Y, score(encoder, head, tokens["dev"], beams["dev"], "validate")[0])
 
-                encoder, head = fine_tune(
+                encoder, head = fine_tune_level(
+                    level,
                     module,
                     encoder,
                     head,
                     tokens["trn"],
-                    Y,
-                    C,
-                    M,
-                    mesh=mesh,
-                    padding=padding,
-                    lazy_head=level > 0,
-                    strategy=settings["head"],
-                    max_active_labels=settings["max_active_labels"] if level else 0,
-                    num_steps=number_of_steps(
-                        len(trn.texts),
-                        batch_size=settings["batch_size"] * settings["gradient_accumulation"],
-                        num_epochs=settings["num_epochs"],
-                        max_steps=settings["max_steps"],
-                    ),
-                    **{name: settings[name] for name in FINE_TUNING},
-                    seed=config.seed + level,
                     ceiling=ceiling,
                     steps=steps,
                     evaluate=evaluate if dev else None,
-                    progress=progress,
-                    log=lambda entry, level=level: report.log({"level": level, **entry}),
+                    log=lambda entry, t=t: report.log({"level": t, **entry}),
+                    **passes,
                 )
-                checkpoint.save_state(folder, encoder, head)
+                checkpoint.save_state(level.folder, encoder, head)
                 if is_first():
-                    (folder / "head.start.npz").unlink(missing_ok=True)
+                    head_file(level).unlink(missing_ok=True)
             steps.clear()
             # Read back even when just written, so that a resumed run goes on from the same numbers.
-            encoder, head = checkpoint.load_state(folder, encoder, Y.shape[1], module.hidden_size)
-            handed_on = [name for name in scored if name != "trn" or needs_beam(level_settings, level)]
-            if not checkpoint.is_done(folder):
+            encoder, head = checkpoint.load_state(level.folder, encoder, level.Y.shape[1], module.hidden_size)
+            handed_on = [name for name in scored if name != "trn" or needs_beam(level_settings, t)]
+            if not checkpoint.is_done(level.folder):
                 found, embeddings = {}, {}
                 for name in handed_on:
                     found[name], embeddings[name] = score(encoder, head, tokens[name], beams[name])
-                if "trn" not in found and needs_embeddings(level_settings, level, is_final):
-                    embeddings["trn"] = embed(
-                        module, encoder, tokens["trn"], mesh=mesh, padding=padding, progress=progress
-                    )
-                if is_first() and uses_concat(level_settings, level):
+                if "trn" not in found and needs_embeddings(level_settings, t, is_final):
+                    embeddings["trn"] = embed(module, encoder, tokens["trn"], **passes)
+                if is_first() and uses_concat(level_settings, t):
                     joined = {name: join_features(X[name], emb_nd) for name, emb_nd in embeddings.items()}
-                    found = concat_beams(settings, joined, Y, C, M, beams, found, is_first_level=level == 0)
+                    found = concat_beams(level, joined, beams, found)
                 if is_first():
                     for name, beam in found.items():
-                        save_npz(folder / f"beam.{name}.npz", beam)
-                    if needs_embeddings(level_settings, level, is_final):
-                        write_array(folder / "embeddings.trn.npy", embeddings["trn"])
-                    if is_final and level == len(level_settings) - 1 and "tst" in embeddings:
+                        save_npz(level.folder / f"beam.{name}.npz", beam)
+                    if needs_embeddings(level_settings, t, is_final):
+                        write_array(level.folder / "embeddings.trn.npy", embeddings["trn"])
+                    if is_final and t == len(level_settings) - 1 and "tst" in embeddings:
                         # then it needs no pass of its own
                         write_array(workdir / "embeddings.tst.npy", embeddings["tst"])
-                checkpoint.mark_done(folder)
+                checkpoint.mark_done(level.folder)
             for name in handed_on:
-                beams[name] = load_npz(folder / f"beam.{name}.npz")
-            if needs_embeddings(level_settings, level, is_final):
-                emb_trn = np.load(folder / "embeddings.trn.npy")
+                beams[name] = load_npz(level.folder / f"beam.{name}.npz")
+            if needs_embeddings(level_settings, t, is_final):
+                emb_trn = np.load(level.folder / "embeddings.trn.npy")
 
     if level_settings and share < 1:
         encoder = interpolate(load_start(config, start_folder)[1], encoder, share)
     if not (is_final or config.only_encoder):
         with report.stage("embed_train"):
-            emb_trn = embed_once(
-                workdir / "embeddings.trn.npy", module, encoder, tokens["trn"], mesh=mesh, padding=padding
-            )
+            emb_trn = embed_texts(workdir / "embeddings.trn.npy", encoder, tokens["trn"])
 
     if level_settings and "tst" in scored and beams["tst"].shape == tst.Y.shape:  # the last level was fine-tuned too
         predictions["matcher"] = beams["tst"]
@@ -248,9 +207,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     if not config.only_encoder:
         if tst:
             with report.stage("embed_test"):
-                emb_tst = embed_once(
-                    workdir / "embeddings.tst.npy", module, encoder, tokens["tst"], mesh=mesh, padding=padding
-                )
+                emb_tst = embed_texts(workdir / "embeddings.tst.npy", encoder, tokens["tst"])
         if config.ranker_features == "embedding":
             tfidf = X_trn = X_tst = None  # the trees and XR-Linear have had their use of them
         with report.stage("ranker"):
@@ -290,50 +247,112 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
 # ---------------------------------------------------------------- the stages
 
 
-def concat_beams(settings: dict, joined: dict, Y, C, M, beams: dict, found: dict, *, is_first_level: bool) -> dict:
+class Level(NamedTuple):
+    """A level of the preliminary tree that is fine-tuned: l nodes below l_above clusters."""
+
+    number: int
+    settings: dict
+    folder: Path
+    Y: csr_matrix  # [n, l] the labels of the training texts, counted up to the nodes
+    C: csc_matrix  # [l, l_above]
+    M: csr_matrix  # [n, l_above] the clusters whose children a text is trained on
+    seed: int
+
+
+def first_head(
+    level: Level, head_above: dict[str, np.ndarray] | None, emb_nd: np.ndarray | None, *, hidden_size: int
+) -> dict[str, np.ndarray]:
+    """The head before the level's first update; emb_nd: embeddings by the encoder above. In all processes the same.
+
+    Were each process to start its own, the bits of different processors could part for ever: it goes by way of a file.
+    """
+
+    def start_own() -> dict[str, np.ndarray]:
+        return start_head(
+            level.settings["bootstrap" if level.number else "first_bootstrap"],
+            head_above=head_above,
+            emb_nd=emb_nd,
+            Y=level.Y,
+            C=level.C,
+            M=level.M,
+            hidden_size=hidden_size,
+            seed=level.seed,
+            progress=progress,
+        )
+
+    if not are_several():
+        return start_own()
+    if is_first():
+        with replace_file(head_file(level)) as tmp:
+            np.savez(tmp, **start_own())
+    from_first()
+    with np.load(head_file(level), allow_pickle=False) as head:
+        return dict(head)
+
+
+def head_file(level: Level) -> Path:
+    """Where several processes share the head that the level starts with."""
+    return level.folder / "head.start.npz"
+
+
+def fine_tune_level(level: Level, module, encoder, head: dict[str, np.ndarray], tokens: Tokens, **others):
+    """(encoder, head) after the level's updates, by its settings; others: of fine_tune."""
+    settings = level.settings
+    return fine_tune(
+        module,
+        encoder,
+        head,
+        tokens,
+        level.Y,
+        level.C,
+        level.M,
+        lazy_head=level.number > 0,
+        strategy=settings["head"],
+        max_active_labels=settings["max_active_labels"] if level.number else 0,
+        num_steps=number_of_steps(
+            level.Y.shape[0],
+            batch_size=settings["batch_size"] * settings["gradient_accumulation"],
+            num_epochs=settings["num_epochs"],
+            max_steps=settings["max_steps"],
+        ),
+        **{name: settings[name] for name in FINE_TUNING},
+        seed=level.seed,
+        **others,
+    )
+
+
+def concat_beams(level: Level, joined: dict, beams: dict, found: dict) -> dict:
     """The beams of `found`, by name of split, after the level's concat model has had its say.
 
-    joined: [X | embedding] of trn and of these splits; beams: those of the level above; Y, C, M as of fine_tune.
+    joined: [X | embedding] of trn and of these splits; beams: those of the level above.
     """
+    settings = level.settings
     concat = train_concat(
         joined["trn"],
-        Y,
-        C,
-        M,
+        level.Y,
+        level.C,
+        level.M,
         threshold=settings["concat_threshold"],
         cost_sensitive=settings["cost_sensitive"],
         only_topk=settings["only_topk"],
         post_processor=settings["post_processor"],
         progress=progress,
     )
-    how = {"is_first": is_first_level, "progress": progress}
+    how = {"is_first": level.number == 0, "progress": progress}
     return {
         name: join_beams(settings["ensemble"], beam, concat, joined[name], beams[name], **how)
         for name, beam in found.items()
     }
 
 
-def embed_once(path: Path, module, encoder, tokens, *, mesh, padding: Padding) -> np.ndarray:
-    """Embeddings [n, hidden] from the file, computed and written there first if it is not."""
+def embed_once(path: Path, encoder, tokens: Tokens, *, module, **passes) -> np.ndarray:
+    """Embeddings [n, hidden] from the file, computed and written there first if it is not; passes: of embed."""
     if not from_first(is_first() and path.exists()):
-        emb_nd = embed(module, encoder, tokens, mesh=mesh, padding=padding, progress=progress)
+        emb_nd = embed(module, encoder, tokens, **passes)
         if is_first():
             write_array(path, emb_nd)
         from_first()
     return np.load(path)
-
-
-def share_head(path: Path, start_own_head: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The first process's new head in all processes, by way of a file.
-
-    Were each to start its own, the bits of different processors could part for ever.
-    """
-    if is_first():
-        with replace_file(path) as tmp:
-            np.savez(tmp, **start_own_head())
-    from_first()
-    with np.load(path, allow_pickle=False) as head:
-        return dict(head)
 
 
 # --------------------------------------------------------------- what is told
