@@ -15,6 +15,7 @@ from configs import default, eurlex57k
 
 def get_config():
     config = eurlex57k.get_config()
+    config.data.label_texts, config.data.label_text_copies = "names", 2  # 7 points of P@1 on the cut: docs/results.md
     config.tfidf.char_ngram_range = (3, 5)  # 3 points of P@1 for XR-Linear, 1 for XR-Transformer: docs/results.md
     config.encoder.truncate_length = 32
     config.encoder.nr_buckets = 2

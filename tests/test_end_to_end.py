@@ -337,9 +337,10 @@ def test_a_ranker_on_the_embedding_alone(finished, data, tmp_path):
 def test_an_encoder_as_it_comes_on_a_given_tree(finished, data, tmp_path):
     whole, _ = finished
     changes = {"do_fine_tune": False, "fix_clustering": True, "data__clusters": whole / "preliminary_tree"}
-    changes |= {"encoder__name": whole / "model/encoder", "xr_linear": False}
+    changes |= {"encoder__name": whole / "model/encoder", "xr_linear": False, "data__label_texts": "names"}
     result = run("xrt_jax.main", *arguments(data, tmp_path / "w", **changes))
     assert result.returncode == 0, result.stderr
+    assert len(np.load(tmp_path / "w/embeddings.trn.npy")) == len((data / "X.trn.txt").read_text().splitlines()) + 24
     assert "4 -> 8 -> 24, the first 0 fine-tuned" in result.stdout and "fine-tune " not in result.stderr
     for name in ("level_0", "preliminary_tree", "xr_transformer/tree"):
         assert not (tmp_path / "w" / name).exists()

@@ -26,6 +26,7 @@ from toy import NR_LABELS, toy_split
 
 from xrt_jax import XRLinearClassifier, XRTransformerClassifier
 from xrt_jax.calibration import Calibration, save_calibration
+from xrt_jax.data.tfidf import fit_tfidf, transform
 from xrt_jax.estimators.inputs import are_texts, checked_texts
 from xrt_jax.metrics import precision_recall
 from xrt_jax.model import rank_texts
@@ -222,6 +223,19 @@ def test_a_random_state_is_a_seed():
     seeds = [XRLinearClassifier(random_state=state, min_df=1).fit(["a word", "two"], ["x", "y"]).seed_
              for state in (5, np.random.RandomState(0), np.random.RandomState(0), None)]  # fmt: skip
     assert seeds[0] == 5 and seeds[1] == seeds[2]
+
+
+def test_names_of_labels_are_learned_from():
+    texts = ["red apples", "green apples", "green leaves", "red leaves"]
+    names = ["fruit of apples", "tree of leaves", "unheard of kiwi"]
+    labels = [[names[0]], [names[0]], [names[1]], [names[1], names[2]]]
+    taught = XRLinearClassifier(min_df=1, ngram_range=(1, 1), label_texts="names").fit(texts, labels)
+    tfidf, _ = fit_tfidf(texts, min_df=1, ngram_range=(1, 1))  # what words there are the documents tell
+    by_hand = XRLinearClassifier().fit(transform(tfidf, texts + names), labels + [[name] for name in names])
+    for own, other in zip(taught.model_.ranker, by_hand.model_.ranker, strict=True):
+        assert (own.W != other.W).nnz == 0 and (own.C != other.C).nnz == 0
+    assert taught.predict_topk(["leaves"], k=1)[0][0][0] == names[1]
+    assert "4 training documents" in taught.card_ and "texts of 3 labels, trained on as documents" in taught.card_
 
 
 # ---------------------------------------------------------------------------- folders
@@ -504,6 +518,9 @@ def test_what_is_no_texts():
         ({"solver": "magic"}, {}, "solver"),
         ({"post_processor": "magic"}, {}, "post_processor='magic' must be one of"),
         ({"min_df": 1000}, {}, "TF-IDF on 300 texts"),
+        ({"label_texts": "all"}, {}, "label_texts is 'all': it must be 'names' or None"),
+        ({"label_texts": "names"}, {}, "the labels are numbers: give lists of names"),
+        ({"label_texts": "names"}, {"X": TRN.Y}, "names of labels have no features"),
     ],
 )
 def test_bad_fits_of_xr_linear(parameters, arguments, message):
@@ -518,6 +535,7 @@ def test_bad_fits_of_xr_linear(parameters, arguments, message):
         ({"max_steps": "many"}, "'matcher.max_steps' takes int values"),
         ({"truncate_length": "long"}, "config field 'encoder.truncate_length'"),
         ({"encoder": "no/such-folder"}, "no/such-folder is not a folder"),
+        ({"label_texts": "names"}, "the labels are numbers: give lists of names"),
         ({"ranker_features": "tfidf"}, "ranker_features is 'tfidf': choose one of both, embedding"),
     ],
 )

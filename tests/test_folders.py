@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from xrt_jax.data.folders import Dataset, Split, load_dataset, save_dataset
+from xrt_jax.data.folders import Dataset, Split, documents, load_dataset, save_dataset
 from xrt_jax.data.text_files import read_lines
 
 
@@ -122,6 +122,74 @@ def test_held_out_rows(folder, dataset):
     assert load_dataset(folder).dev is None
     with pytest.raises(ValueError, match="leaves nothing of the 12"):
         load_dataset(folder, dev_size=12)
+
+
+@pytest.fixture
+def texts_alone(folder):
+    for path in folder.glob("X.*.npz"):
+        path.unlink()
+    return folder
+
+
+def test_names_of_labels_are_training_texts_of_their_labels(texts_alone, dataset):
+    sp.save_npz(texts_alone / "R.npz", 3 * dataset.trn.Y)
+    sp.save_npz(texts_alone / "M.npz", sp.csr_matrix(np.ones((12, 2))))
+    found = load_dataset(texts_alone, label_texts="names", relevance="R.npz", matches="M.npz")
+    assert found.trn.texts == [*dataset.trn.texts, *dataset.label_names] and found.nr_label_texts == 5
+    for part, of_documents, of_labels in (
+        (found.trn.Y, dataset.trn.Y.toarray(), np.eye(5)),
+        (found.trn.relevance, 3 * dataset.trn.Y.toarray(), np.eye(5)),
+        (found.trn.matches, np.ones((12, 2)), np.zeros((5, 2))),
+    ):
+        assert part.dtype == np.float32 and part.has_canonical_format
+        np.testing.assert_array_equal(part.toarray(), np.vstack([of_documents, of_labels]))
+    plain = load_dataset(texts_alone, relevance="R.npz", matches="M.npz")
+    for name in ("dev", "tst"):
+        assert getattr(found, name).texts == getattr(plain, name).texts
+    assert documents(found).texts == documents(plain).texts == plain.trn.texts
+    for own, other in zip(documents(found)[1:], plain.trn[1:], strict=True):
+        assert (own is None and other is None) or (own != other).nnz == 0
+
+
+def test_texts_of_labels_from_a_file_stand_behind_the_rows_that_are_taken(texts_alone, dataset):
+    (texts_alone / "about.txt").write_text("the first\n\nthe third\n \nthe last\n")
+    (texts_alone / "some.idx").write_text("3\n0\n11\n5\n")
+    for path in texts_alone.glob("*.dev.*"):
+        path.unlink()
+    found = load_dataset(texts_alone, label_texts="about.txt", label_text_copies=2, trn_rows="some.idx", dev_size=1)
+    assert found.trn.texts[3:] == 2 * ["the first", "the third", "the last"] and found.nr_label_texts == 6
+    np.testing.assert_array_equal(found.trn.Y.toarray()[3:], np.eye(5)[2 * [0, 2, 4]])
+    assert not {"the first", "the third", "the last"} & {*found.dev.texts, *documents(found).texts}
+
+
+@pytest.mark.parametrize(
+    ("label_texts", "message"),
+    [
+        ("names", "has features, and labels have their texts alone"),
+        ("about.txt", r"there is no file .*about\.txt"),
+        ("short.txt", r"short\.txt: 2 lines for 5 labels"),
+    ],
+)
+def test_bad_texts_of_labels(folder, label_texts, message):
+    if label_texts != "names":
+        for path in folder.glob("X.*.npz"):
+            path.unlink()
+    (folder / "short.txt").write_text("a\nb\n")
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+        load_dataset(folder, label_texts=label_texts)
+    assert "\n" not in str(error.value)
+
+
+def test_labels_of_features_or_without_names_have_no_texts(tmp_path, dataset):
+    alone = dataset.trn._replace(texts=None)
+    save_dataset(tmp_path / "features", Dataset(alone, None, None, dataset.label_names))
+    with pytest.raises(ValueError, match=r"label_texts=names: .*features has no texts"):
+        load_dataset(tmp_path / "features", label_texts="names")
+    (tmp_path / "trn_X_Y.txt").write_text("3 3\n0:1\n1:1\n2:1\n")
+    (tmp_path / "X.trn.txt").write_text("a\nb\nc\n")
+    assert load_dataset(tmp_path).label_names == ["0", "1", "2"]
+    with pytest.raises(ValueError, match=r"label_texts=names: .* has no names, looked for output-items"):
+        load_dataset(tmp_path, label_texts="names")
 
 
 def test_empty_texts_are_one_warning(folder, caplog):

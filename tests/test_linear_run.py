@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 from commands import ROOT, environment, run
-from scipy.sparse import csr_matrix, diags
+from scipy.sparse import csr_matrix, diags, identity, vstack
 from scipy.sparse import random as sparse_random
 from toy import toy_split
 
@@ -18,6 +18,8 @@ from xrt_jax.ensemble import combine
 from xrt_jax.model import load_model, rank_texts
 from xrt_jax.npz import save_npz
 from xrt_jax.tree.chain import complete_chain, load_chain, matching_chain
+from xrt_jax.tree.kmeans import hierarchical_kmeans
+from xrt_jax.tree.label_embedding import label_embedding
 from xrt_jax.xlinear.folder import load_ranker
 from xrt_jax.xlinear.train import train_ranker
 
@@ -173,9 +175,29 @@ def test_given_tree_costs_and_negatives(finished, data, tmp_path):
     assert not (tmp_path / "w/xr_linear/tree").exists()
 
 
+def test_names_of_labels_are_trained_on(data, tmp_path):
+    """The command does what Python does, and tells documents and names apart."""
+    trn = toy_split(300, 0)
+    result = run("xrt_jax.main", *arguments(data, tmp_path / "w", "--config.data.label_texts=names"))
+    assert result.returncode == 0, result.stderr
+    assert "300 / - / 80 documents" in result.stdout and "texts of 24 are trained on too" in result.stdout
+    assert "300 training and 80 test documents" in (tmp_path / "w/report.html").read_text()
+    names = [f"label {label}" for label in range(24)]
+    tfidf, X = fit_tfidf(trn.texts)
+    X, Y = vstack([X, transform(tfidf, names)], format="csr"), vstack([trn.Y, identity(24)], format="csr")
+    chain = load_chain(tmp_path / "w/xr_linear/tree")
+    Z = label_embedding("pifa", Y, X)
+    expected = hierarchical_kmeans(Z, nr_splits=4, max_leaf_size=6, seed=0)
+    assert all((own != other).nnz == 0 for own, other in zip(chain, expected, strict=True))
+    assert same_weights(load_ranker(tmp_path / "w/model/ranker"), train_ranker(X, Y, chain))
+    assert not same_weights(load_ranker(tmp_path / "w/model/ranker"), train_ranker(X[:300], Y[:300], chain))
+
+
 @pytest.mark.parametrize(
     "changes, expected",
     [
+        ({"data.label_texts": "mistyped.txt"}, "there is no file"),
+        ({"data.label_texts": "names", "data.label_text_copies": 0}, "label_text_copies is 0: it must be 1 or more"),
         ({"data.matches": "Y.trn.npz"}, "put usn into ranker.negative_sampling"),
         ({"data.relevance": "Y.trn.npz"}, "set ranker.rel_mode to induce or ranker-only"),
         ({"data.relevance": "Y.tst.npz", "ranker.rel_mode": "induce"}, "80 rows, but 300 training documents"),

@@ -29,6 +29,11 @@ def get_config() -> ConfigDict:
         500  # validation texts shown while fine-tuning: from X.dev if there is one, else held out of trn
     )
 
+    config.data.label_texts = (
+        ""  # "names", or a text file, a line a label (its path counts from data.dir): texts of the
+    )
+    # labels that are trained on as documents of these labels. Rare labels of short texts gain much.
+    config.data.label_text_copies = 1  # how often each; more weigh more
     config.data.normalize = False  # bring rows of features that came with the data to unit length; TF-IDF's have it
     config.data.label_features = ""  # .npz or .npy [labels, columns], for the trees' embedding
     # Of the linear rankers; paths of these four count from data.dir. PECOS's --code-path, --rel-path and --usn-*-path.

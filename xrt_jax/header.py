@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from xrt_jax import __version__
 from xrt_jax.config import command
-from xrt_jax.data.folders import Dataset
+from xrt_jax.data.folders import Dataset, documents
 from xrt_jax.default_config import get_config
 from xrt_jax.metrics import format_table
 from xrt_jax.report import format_bytes
@@ -38,11 +38,12 @@ def print_linear_header(dataset: Dataset, levels: list[int]) -> None:
 
 def print_data(dataset: Dataset) -> None:
     """Sizes of the splits, labels and features."""
-    trn = dataset.trn
-    splits = (dataset.trn, dataset.dev, dataset.tst)
+    trn = documents(dataset)
+    splits = (trn, dataset.dev, dataset.tst)
     nr_texts = " / ".join(f"{split.Y.shape[0]:,}" if split else "-" for split in splits)
     print(f"data          {nr_texts} documents (trn / dev / tst)")
-    print(f"labels        {trn.Y.shape[1]:,}, {trn.Y.nnz / trn.Y.shape[0]:.2f} a document")
+    texts = f"; texts of {dataset.nr_label_texts:,} are trained on too" if dataset.nr_label_texts else ""
+    print(f"labels        {trn.Y.shape[1]:,}, {trn.Y.nnz / trn.Y.shape[0]:.2f} a document{texts}")
     print(f"features      {'TF-IDF of the texts' if trn.X is None else f'{nr_features(trn.X):,} given'}")
 
 
@@ -148,13 +149,15 @@ def _card_metadata(name: str, metrics: dict, source: str, split: str) -> str:
 
 def _describe_data(dataset: Dataset, source: str) -> str:
     """The data set's sizes, a line each."""
-    trn = dataset.trn
+    trn = documents(dataset)
     splits = {"training": trn, "validation": dataset.dev, "test": dataset.tst}
     sizes = [f"{split.Y.shape[0]:,} {name}" for name, split in splits.items() if split]
     lines = [
         f"- {source}: {', '.join(sizes)} documents",
         f"- {trn.Y.shape[1]:,} labels, {trn.Y.nnz / trn.Y.shape[0]:.2f} a training document",
     ]
+    if dataset.nr_label_texts:
+        lines.append(f"- texts of {dataset.nr_label_texts:,} labels, trained on as documents of these labels")
     if trn.texts is not None:
         words = sum(len(text.split()) for text in trn.texts) / len(trn.texts)
         lines.append(f"- {words:.1f} words a training text")

@@ -8,16 +8,17 @@ import platform
 import secrets
 import shutil
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 from ml_collections import ConfigDict
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, vstack
 from tqdm import tqdm
 
 from xrt_jax.config import differences, to_json
 from xrt_jax.data.docstrings import build_docstring_dataset
-from xrt_jax.data.folders import Dataset, Split, load_dataset, load_features
-from xrt_jax.data.tfidf import fit_tfidf, load_tfidf, save_tfidf, transform
+from xrt_jax.data.folders import Dataset, Split, documents, load_dataset, load_features
+from xrt_jax.data.tfidf import Tfidf, fit_tfidf, load_tfidf, save_tfidf, transform
 from xrt_jax.disk import clear_unfinished, fingerprint, read_json, replace_file, write_json
 from xrt_jax.ensemble import check_method
 from xrt_jax.npz import load_npz, save_npz
@@ -115,6 +116,8 @@ def load_data(config: ConfigDict, workdir: Path) -> Dataset:
         normalize=config.data.normalize,
         relevance=config.data.relevance or None,
         matches=config.data.matches or None,
+        label_texts=config.data.label_texts or None,
+        label_text_copies=config.data.label_text_copies,
     )
     if not config.data.has_test:
         dataset = dataset._replace(tst=None)
@@ -220,10 +223,17 @@ def make_features(config: ConfigDict, dataset: Dataset, workdir: Path):
     if folder.is_dir() and (workdir / "X.trn.npz").exists():
         tfidf, X_trn = load_tfidf(folder), load_npz(workdir / "X.trn.npz")
     else:
-        tfidf, X_trn = fit_tfidf(dataset.trn.texts, **config.tfidf)
+        tfidf, X_trn = fit_features(dataset, config.tfidf)
         save_tfidf(folder, tfidf)
         save_npz(workdir / "X.trn.npz", X_trn)
     return tfidf, X_trn, dataset.tst and features_of(dataset.tst, tfidf)
+
+
+def fit_features(dataset: Dataset, settings: Mapping) -> tuple[Tfidf, csr_matrix]:
+    """(tfidf, features of all training texts): what is frequent the documents tell, without the texts of labels."""
+    tfidf, X = fit_tfidf(documents(dataset).texts, **settings)
+    of_labels = dataset.trn.texts[X.shape[0] :]
+    return tfidf, vstack([X, transform(tfidf, of_labels)], format="csr") if of_labels else X
 
 
 def features_of(split: Split, tfidf):
@@ -336,7 +346,7 @@ def save_report(name: str, workdir: Path, report: Report, dataset: Dataset, metr
         seconds=report.seconds(),
         metrics=metrics,
         predictions=predictions,
-        Y_trn=dataset.trn.Y,
+        Y_trn=documents(dataset).Y,
         Y_tst=dataset.tst.Y,
         names=dataset.label_names,
         texts=dataset.tst.texts,

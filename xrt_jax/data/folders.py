@@ -64,6 +64,7 @@ class Dataset(NamedTuple):
     dev: Split | None
     tst: Split | None
     label_names: list[str]
+    nr_label_texts: int = 0  # the last so many training texts are those of labels, see add_label_texts
 
 
 def _find(folder: Path, names: list[str]) -> Path | None:
@@ -322,6 +323,8 @@ def load_dataset(
     normalize: bool = False,
     relevance: str | None = None,
     matches: str | None = None,
+    label_texts: str | None = None,
+    label_text_copies: int = 1,
     seed: int = 0,
 ) -> Dataset:
     """Loads and checks a data-set folder; the module's docstring shows the layout.
@@ -336,6 +339,8 @@ def load_dataset(
         relevance: .npz file of costs of the training documents' labels, inside the pattern of Y. Paths count from the
             folder; rows are those of the training split before trn_rows and dev_size.
         matches: .npz file of labels or clusters that each training document is trained on besides its own.
+        label_texts: "names", or a text file with a line for each label: these are training texts too, each of its own
+            label, so many times; see add_label_texts.
         seed: seed of the held-out rows.
 
     Raises:
@@ -376,7 +381,70 @@ def load_dataset(
         splits["trn"], splits["dev"] = _hold_out(splits["trn"], dev_size, seed)
     if splits["trn"].Y.nnz == 0:
         raise ValueError(f"{paths['trn'][0]}: no training document has a label; there is nothing to learn")
-    return Dataset(splits["trn"], splits.get("dev"), splits.get("tst"), label_names)
+    dataset = Dataset(splits["trn"], splits.get("dev"), splits.get("tst"), label_names)
+    if label_texts:
+        texts = _read_label_texts(folder, label_texts, names, dataset)
+        dataset = add_label_texts(dataset, texts, copies=label_text_copies)
+    return dataset
+
+
+def _read_label_texts(folder: Path, source: str, names: list[str] | None, dataset: Dataset) -> list[str]:
+    """A text a label, of the names or of a file."""
+    for part, trouble in ((dataset.trn.texts is None, "has no texts"), (dataset.trn.X is not None, "has features")):
+        if part:
+            raise ValueError(
+                f"label_texts={source}: {folder} {trouble}, and labels have their texts alone: go without label_texts, "
+                "or give texts and no features"
+            )
+    if source == "names":
+        if names is None:
+            raise ValueError(
+                f"label_texts=names: {folder} has no names, looked for {', '.join(NAMES_FILES)} (.gz, .xz)"
+            )
+        return names
+    path = folder / source
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"label_texts: there is no file {path} (paths count from the data folder), or say names"
+        )
+    texts = read_lines(path)
+    if len(texts) != len(dataset.label_names):
+        raise ValueError(f"{path}: {len(texts)} lines for {len(dataset.label_names)} labels; line l is label l's text")
+    return texts
+
+
+def add_label_texts(dataset: Dataset, texts: list[str], *, copies: int = 1) -> Dataset:
+    """The data set with a text of each label, a name or description, as one more training document of that label.
+
+    Documents of few words often have the label's own, and of many labels there are few documents. Empty texts are left
+    out; others have the relevance 1 and no matches. With several copies such documents weigh more. As Jain et al. do,
+    "Renee: End-to-end training of extreme classification models" (2023).
+    """
+    if copies < 1:
+        raise ValueError(f"label_text_copies is {copies}: it must be 1 or more")
+    trn, labels = dataset.trn, np.flatnonzero([bool(text.strip()) for text in texts])
+    labels = np.tile(labels, copies)
+    ones = np.ones(len(labels), np.float32)
+    Y = sp.csr_matrix((ones, labels, np.arange(len(labels) + 1)), (len(labels), len(texts)))
+
+    def below(part: sp.csr_matrix | None, new: sp.csr_matrix) -> sp.csr_matrix | None:
+        return None if part is None else sp.vstack([part, new], format="csr", dtype=np.float32)
+
+    no_matches = trn.matches is not None and sp.csr_matrix((len(labels), trn.matches.shape[1]), dtype=np.float32)
+    joined = Split(
+        [*trn.texts, *(texts[label] for label in labels)],
+        below(trn.Y, Y),
+        None,
+        below(trn.relevance, Y),
+        below(trn.matches, no_matches),
+    )
+    return dataset._replace(trn=joined, nr_label_texts=len(labels))
+
+
+def documents(dataset: Dataset) -> Split:
+    """The training documents, without the texts of labels."""
+    nr = dataset.trn.Y.shape[0] - dataset.nr_label_texts
+    return _take(dataset.trn, np.arange(nr)) if dataset.nr_label_texts else dataset.trn
 
 
 def _write_lines(path: Path, lines: list[str]) -> None:

@@ -7,6 +7,7 @@ import scipy.sparse as sp
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
+from xrt_jax.estimators.targets import CLASSES, NAMES, Target
 from xrt_jax.sparse import canonical, dense_float32
 
 
@@ -67,6 +68,18 @@ def checked_validation(validation, features) -> tuple | None:
             "validation=(X, y, F)), or none"
         )
     return validation
+
+
+def check_label_texts(label_texts: str | None, target: Target, texts: list[str] | None, features) -> None:
+    """ValueError unless label_texts is None, or "names" where labels have names and documents their texts alone."""
+    if label_texts is None:
+        return
+    if label_texts != "names":
+        raise ValueError(f"label_texts is {label_texts!r}: it must be 'names' or None")
+    if texts is None or features is not None:
+        raise ValueError("label_texts='names', but names of labels have no features: give texts alone, or None")
+    if target.kind not in (NAMES, CLASSES) or not isinstance(target.classes[0], str):
+        raise ValueError("label_texts='names', but the labels are numbers: give lists of names as y, or None")
 
 
 def seed_of(random_state) -> int:

@@ -2,10 +2,10 @@
 
 from sklearn.utils.validation import check_consistent_length, validate_data
 
-from xrt_jax.data.folders import Dataset, Split
-from xrt_jax.data.tfidf import fit_tfidf
+from xrt_jax.data.folders import Dataset, Split, add_label_texts
 from xrt_jax.estimators.inputs import (
     are_texts,
+    check_label_texts,
     checked_features,
     checked_texts,
     checked_validation,
@@ -15,6 +15,7 @@ from xrt_jax.estimators.inputs import (
 from xrt_jax.estimators.ranker import Ranker
 from xrt_jax.model import Model
 from xrt_jax.sparse import normalize_rows
+from xrt_jax.stages import fit_features
 from xrt_jax.tree.kmeans import hierarchical_kmeans
 from xrt_jax.tree.label_embedding import tree_embeddings
 from xrt_jax.xlinear.train import train_ranker
@@ -43,6 +44,8 @@ class XRLinearClassifier(Ranker, library_name="xrt_jax"):
         normalize: bring rows of features to unit length; TF-IDF's have it.
         ngram_range, char_ngram_range, min_df, max_features, sublinear_tf: of TF-IDF (xrt_jax/data/tfidf.py), where
             texts are given.
+        label_texts: "names": the names of the labels are trained on too, each as a text of its label; None: they are
+            not. Rare labels of short texts gain much.
         random_state: int, numpy's RandomState or None: seed of the clustering.
 
     Attributes:
@@ -75,6 +78,7 @@ class XRLinearClassifier(Ranker, library_name="xrt_jax"):
         min_df=2,
         max_features=None,
         sublinear_tf=True,
+        label_texts=None,
         random_state=0,
     ):
         self.nr_splits = nr_splits
@@ -95,6 +99,7 @@ class XRLinearClassifier(Ranker, library_name="xrt_jax"):
         self.min_df = min_df
         self.max_features = max_features
         self.sublinear_tf = sublinear_tf
+        self.label_texts = label_texts
         self.random_state = random_state
 
     def __sklearn_tags__(self):
@@ -117,16 +122,21 @@ class XRLinearClassifier(Ranker, library_name="xrt_jax"):
         """
         validation = checked_validation(validation, features)
         texts = checked_texts(X) if are_texts(X) or features is not None else None
+        tfidf = X_trn = None
         if features is not None:
-            tfidf, X_trn = None, checked_features(self, features, texts, reset=True)
-        elif texts is not None:
-            tfidf, X_trn = fit_tfidf(texts, **{name: getattr(self, name) for name in _OF_TFIDF})
-        else:
-            tfidf, X_trn = None, validate_data(self, X, accept_sparse="csr")
-        if tfidf is None and self.normalize:
-            X_trn = normalize_rows(X_trn)
+            X_trn = checked_features(self, features, texts, reset=True)
+        elif texts is None:
+            X_trn = validate_data(self, X, accept_sparse="csr")
         Y, labels = self._take_target(y)
-        check_consistent_length(X_trn, Y)
+        check_consistent_length(texts if X_trn is None else X_trn, Y)
+        check_label_texts(self.label_texts, self.target_, texts, features)
+        dataset = Dataset(Split(texts, Y, features), None, None, labels)
+        if X_trn is None:
+            dataset = add_label_texts(dataset, labels) if self.label_texts else dataset
+            tfidf, X_trn = fit_features(dataset, {name: getattr(self, name) for name in _OF_TFIDF})
+        elif self.normalize:
+            X_trn = normalize_rows(X_trn)
+        Y = dataset.trn.Y
         self.seed_ = seed_of(self.random_state)
         chain = hierarchical_kmeans(
             tree_embeddings("pifa", Y, X_trn),
@@ -150,7 +160,7 @@ class XRLinearClassifier(Ranker, library_name="xrt_jax"):
         )
         settings = {"model": self._model_kind, "normalize": bool(self.normalize)}
         model = Model(settings=settings, encoder=None, ranker=ranker, tfidf=tfidf, labels=labels)
-        return self._finish(model, Dataset(Split(texts, Y, features), None, None, labels), validation)
+        return self._finish(model, dataset, validation)
 
     def _inputs(self, X, features) -> tuple[list[str] | None, object]:
         if self.model_.tfidf is not None:

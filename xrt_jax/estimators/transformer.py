@@ -12,7 +12,14 @@ from xrt_jax.config import override
 from xrt_jax.data.folders import Dataset, Split, save_dataset
 from xrt_jax.default_config import get_config
 from xrt_jax.disk import fingerprint, replace_folder
-from xrt_jax.estimators.inputs import checked_features, checked_texts, checked_validation, refuse_features, seed_of
+from xrt_jax.estimators.inputs import (
+    check_label_texts,
+    checked_features,
+    checked_texts,
+    checked_validation,
+    refuse_features,
+    seed_of,
+)
 from xrt_jax.estimators.ranker import Ranker
 from xrt_jax.estimators.targets import indicator
 from xrt_jax.model import encode_texts, load_model
@@ -57,6 +64,7 @@ class XRTransformerClassifier(Ranker, library_name="xrt_jax"):
         min_score: see XRLinearClassifier.
         ngram_range, char_ngram_range, min_df, max_features, sublinear_tf: of TF-IDF (xrt_jax/data/tfidf.py), where fit
             has no features.
+        label_texts: see XRLinearClassifier.
         config_overrides: {"matcher.loss": "hinge", …}: any other field of xrt_jax/default_config.py. These win.
         workdir: folder of the run, with its data, checkpoints and metrics, from which a fit that was broken off goes on
             when it is called again with the same data and parameters; None: a temporary one.
@@ -94,6 +102,7 @@ class XRTransformerClassifier(Ranker, library_name="xrt_jax"):
         min_df=2,
         max_features=None,
         sublinear_tf=True,
+        label_texts=None,
         config_overrides=None,
         workdir=None,
         verbose=False,
@@ -118,6 +127,7 @@ class XRTransformerClassifier(Ranker, library_name="xrt_jax"):
         self.min_df = min_df
         self.max_features = max_features
         self.sublinear_tf = sublinear_tf
+        self.label_texts = label_texts
         self.config_overrides = config_overrides
         self.workdir = workdir
         self.verbose = verbose
@@ -151,6 +161,7 @@ class XRTransformerClassifier(Ranker, library_name="xrt_jax"):
             features = checked_features(self, features, texts, reset=True)
         Y, labels = self._take_target(y)
         check_consistent_length(texts, Y)
+        check_label_texts(self.label_texts, self.target_, texts, features)
         self.seed_ = seed_of(self.random_state)
         dev = validation and self._dev(*validation)
         dataset = Dataset(Split(texts, Y, features), dev, None, labels)
@@ -196,6 +207,7 @@ class XRTransformerClassifier(Ranker, library_name="xrt_jax"):
             "seed": self.seed_,
             "data.dir": str(data),
             "data.dev_size": dev.Y.shape[0] if dev else 0,
+            "data.label_texts": self.label_texts or "",
             "encoder.name": str(self.encoder),
             "encoder.truncate_length": self.truncate_length,
             "encoder.pooling": self.pooling,
