@@ -4,10 +4,10 @@
 
 RUN is a finished work directory of xrt_jax.main with do_fine_tune=False: its features, embeddings and configuration are
 taken. Each seed draws other held-out texts and other trees. The base trains with the run's own settings; every other
-row changes one thing, of the rankers, of TF-IDF, of the tree, or of what the encoder makes of a text. RUN/ablation
-keeps what is embedded for that. Prints P@1/3/5 in percent, mean of the seeds, as a Markdown table: XR-Linear, and
-XR-Transformer's ranker on TF-IDF and embedding. An encoder that was fine-tuned has seen the labels of these texts,
-so that nothing could be chosen by them.
+row changes one thing, of the rankers, of TF-IDF, of the tree, of what the encoder makes of a text, or of how often
+texts of the labels, their names if the run has none, are trained on. RUN/ablation keeps what is embedded for that.
+Prints P@1/3/5 in percent, mean of the seeds, as a Markdown table: XR-Linear, and XR-Transformer's ranker on TF-IDF and
+embedding. An encoder that was fine-tuned has seen the labels of these texts, so that nothing could be chosen by them.
 """
 
 import argparse
@@ -15,26 +15,32 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse as sp
 from xtransformer import read_config
 
 from xrt_jax.config import override
-from xrt_jax.data.tfidf import fit_tfidf, load_tfidf, transform
+from xrt_jax.data.folders import Dataset
+from xrt_jax.data.tfidf import load_tfidf, transform
 from xrt_jax.encoder_start import load_start, tokenize_once
 from xrt_jax.encoders.huggingface import load_tokenizer
 from xrt_jax.ensemble import combine
 from xrt_jax.matcher.finetune import Padding, embed
 from xrt_jax.matcher.mesh import make_mesh
 from xrt_jax.metrics import precision_recall
+from xrt_jax.npz import load_npz
 from xrt_jax.report import progress
 from xrt_jax.sharing import write_array
 from xrt_jax.sparse import Features, normalize_rows
-from xrt_jax.stages import load_data, make_features, tree_levels
+from xrt_jax.stages import fit_features, load_data, tree_levels
 from xrt_jax.tree.kmeans import hierarchical_kmeans
 from xrt_jax.tree.label_embedding import label_embedding
 from xrt_jax.xlinear.predict import predict
 from xrt_jax.xlinear.train import train_ranker
 
 WEIGHTS = (0.5, 2.0)  # of the embedding beside TF-IDF rows of length 1
+COPIES = (0, 1, 2, 4)  # of the texts of labels
+TAUGHT = {"data.label_text_copies": 1}
+TAUGHT_BY_NAMES = {"data.label_texts": "names", **TAUGHT}
 
 
 def changes(depth: int) -> dict[str, dict]:
@@ -75,20 +81,22 @@ def main() -> None:
         sys.exit(f"{given.run} is no finished run with do_fine_tune=False: name one")
     if not (given.run / "tfidf").is_dir():
         sys.exit(f"{given.run} has features of its own: name a run on texts alone")
-    dataset = load_data(config, given.run)
-    _, X, _ = make_features(config, dataset._replace(tst=None), given.run)
-    E = normalize_rows(np.load(given.run / "embeddings.trn.npy"))
-    Z = transform(load_tfidf(given.run / "tfidf"), dataset.label_names)
-    texts = dataset.trn.texts
+    dataset = load_data(changed_config(config, TAUGHT if config.data.label_texts else TAUGHT_BY_NAMES), given.run)
+    texts, start = dataset.trn.texts, config.encoder.name or given.run / "encoder_start"
+    tfidf, X = load_tfidf(given.run / "tfidf"), load_npz(given.run / "X.trn.npz")[: len(texts)]
+    E = normalize_rows(np.load(given.run / "embeddings.trn.npy"))[: len(texts)]
+    if len(E) < len(texts):  # the run did without texts of labels
+        X = sp.vstack([X, transform(tfidf, texts[len(E) :])], format="csr")
+        E = np.vstack([E, embedded(config, start, given.run, texts[len(E) :], {}, kind="labels.")])
+    Z = transform(tfidf, dataset.label_names)
     others = {"features": {}, "encoder": {}}
     if is_wanted("features", given):
-        others["features"] = {name: fit_tfidf(texts, **new)[1] for name, new in tfidf_changes(config).items()}
+        others["features"] = {name: fit_features(dataset, new)[1] for name, new in tfidf_changes(config).items()}
     if is_wanted("encoder", given):
-        start = config.encoder.name or given.run / "encoder_start"
         changed = encoder_changes(config, load_start(config, start)[0])
         others["encoder"] = {name: embedded(config, start, given.run, texts, new) for name, new in changed.items()}
     seeds = [int(seed) for seed in given.seeds.split(",")]
-    found = [measure(config, X, E, dataset.trn.Y, Z, others, seed, given) for seed in seeds]
+    found = [measure(config, X, E, dataset, Z, others, seed, given) for seed in seeds]
     print("| | XR-Linear P@1 | P@3 | P@5 | XR-Transformer P@1 | P@3 | P@5 |\n|---|--:|--:|--:|--:|--:|--:|")
     for name in found[0]:
         figures = np.mean([of_seed[name] for of_seed in found], axis=0).reshape(-1)
@@ -120,17 +128,23 @@ def is_wanted(name: str, given) -> bool:
     return not given.only or name.split(":")[0] in given.only.split(",")
 
 
-def embedded(config, start, run: Path, texts: list[str], changed: dict) -> np.ndarray:
-    """Unit embeddings [n, hidden] of the training texts by the encoder in `start` with changed settings."""
+def changed_config(config, changed: dict):
+    """A copy of the configuration with changed fields."""
     other = config.copy_and_resolve_references()
     override(other, changed)
+    return other
+
+
+def embedded(config, start, run: Path, texts: list[str], changed: dict, kind: str = "") -> np.ndarray:
+    """Unit embeddings [n, hidden] of texts by the encoder in `start` with changed settings; kind: of file names."""
+    other = changed_config(config, changed)
     padding = Padding(*(other.encoder[name] for name in Padding._fields))
     folder = run / "ablation"
     folder.mkdir(exist_ok=True)
-    path = folder / f"{other.encoder.pooling}.{padding.truncate_length}x{padding.windows}.npy"
+    path = folder / f"{kind}{other.encoder.pooling}.{padding.truncate_length}x{padding.windows}.npy"
     if not path.is_file():
         module, encoder = load_start(other, start)
-        where = folder / f"tokens.{padding.truncate_length}x{padding.windows}"
+        where = folder / f"{kind}tokens.{padding.truncate_length}x{padding.windows}"
         tokens = tokenize_once(where, texts, load_tokenizer(start), padding)
         write_array(path, embed(module, encoder, tokens, mesh=make_mesh(), padding=padding, progress=progress))
     return normalize_rows(np.load(path))
@@ -143,17 +157,20 @@ def rank_others(config, X, X_others, Y, seed: int, changed: dict, *, method: str
     return predict(train_ranker(X, Y, chain, **{**config.ranker, **changed}), X_others)
 
 
-def measure(config, X, E, Y, Z, others: dict[str, dict], seed: int, given) -> dict[str, np.ndarray]:
+def measure(config, X, E, dataset: Dataset, Z, others: dict[str, dict], seed: int, given) -> dict[str, np.ndarray]:
     """P@1, P@3, P@5 of XR-Linear and of XR-Transformer's ranker, [2, 3] by name of row; NaN where a row has no such.
 
-    others: of "features" in place of X, and of the "encoder" in place of E, by name of row.
+    Training texts, and so the rows of X and E, are documents and behind them one text a label. others: of "features"
+    in place of X, and of the "encoder" in place of E, by name of row.
     """
-    order = np.random.default_rng(seed).permutation(Y.shape[0])
+    Y, nr_documents = dataset.trn.Y, dataset.trn.Y.shape[0] - dataset.nr_label_texts
+    order, of_labels = np.random.default_rng(seed).permutation(nr_documents), np.arange(nr_documents, Y.shape[0])
     held = order[: int(given.held_out * len(order))]
-    kept = order[len(held) :]
+    of_run = config.data.label_text_copies if config.data.label_texts else 0
 
-    def rank(weight: float, changed: dict, seed: int, method: str = "pifa", X=X, E=E):
+    def rank(weight: float, changed: dict, seed: int, method: str = "pifa", X=X, E=E, copies=of_run):
         """Predictions for the held-out texts; without weight, of XR-Linear."""
+        kept = np.concatenate([order[len(held) :], np.tile(of_labels, copies)])
         both = [Features(X[rows], np.float32(weight) * E[rows]) if weight else X[rows] for rows in (kept, held)]
         return rank_others(config, *both, Y[kept], seed, changed, method=method, Z=Z)
 
@@ -173,6 +190,10 @@ def measure(config, X, E, Y, Z, others: dict[str, dict], seed: int, given) -> di
     for name, changed in changes(len(tree_levels(config, "refined_tree", Y.shape[1]))).items():
         if is_wanted(name, given):
             tell(name, precision(rank(0, changed, seed)), precision(rank(1, changed, seed)))
+    for copies in COPIES:
+        if is_wanted("labels", given) and copies != of_run:
+            name = f"labels: {copies} copies of their texts"
+            tell(name, *(precision(rank(weight, {}, seed, copies=copies)) for weight in (0, 1)))
     for name, X_other in others["features"].items():
         tell(name, *(precision(rank(weight, {}, seed, X=X_other)) for weight in (0, 1)))
     for name, E_other in others["encoder"].items():

@@ -34,8 +34,10 @@ ranker). Queries/s: the test split in one call (omikuji: a row a call); XR-Trans
 Memory: peak of the process that trains. "Text only" ranks by the embedding without TF-IDF. omikuji has no seeds: its
 seeds are repetitions. It trains without the texts that have no feature. Where a set has no validation split,
 XR-Transformer and XR-Linear with its settings hold out `data.dev_size` training texts, and the other rows train on them
-too. PECOS's fine-tuning starts its first head at random, has no rate for heads of their own, pads to one length, takes
-BERT's pooler as the embedding, and knows neither a share of the fine-tuned weights nor hinges steeper than l4."""
+too. Where the configuration has `data.label_texts`, the rows of XR-Transformer, PECOS's too, and of XR-Linear with its
+settings train on the labels' names as well. PECOS's fine-tuning starts its first head at random, has no rate for heads
+of their own, pads to one length, takes BERT's pooler as the embedding, and knows neither a share of the fine-tuned
+weights nor hinges steeper than l4."""
 
 PUBLISHED = {
     "eurlex57k": """\

@@ -30,7 +30,7 @@ def test_rows_that_change_nothing_repeat_the_base_and_others_do_not(workdir, cap
     monkeypatch.setattr("sys.argv", ["ablation.py", str(workdir), "--held-out=0.92"])
     ablation.main()
     rows = rows_of(capsys.readouterr().out)
-    assert len(rows) == 1 + len(ablation.changes(3)) + len(ablation.WEIGHTS) + 4 + 2 + 4
+    assert len(rows) == 1 + len(ablation.changes(3)) + len(ablation.WEIGHTS) + 4 + 2 + 4 + len(ablation.COPIES) - 1
     base = rows["base"]
     assert rows["scores: product, l3-hinge"] == rows["negatives: tfn+man"] == base
     assert rows["costs: PECOS's for other sets"] != base and rows["negatives: tfn"] != base
@@ -38,6 +38,8 @@ def test_rows_that_change_nothing_repeat_the_base_and_others_do_not(workdir, cap
     for name in ("weight: embedding × 2", "joined: with XR-Linear"):
         assert rows[name][:3] == [""] * 3 and rows[name][3:] != base[3:]
     assert rows["features: single words"] != base != rows["features: and 3 to 5 characters"]
+    of_copies = [rows[f"labels: {copies} copies of their texts"] for copies in (1, 2, 4)]
+    assert all(row != base for row in of_copies) and of_copies[0] != of_copies[2]
     for name in ("pooling cls", "half the tokens", "two windows of a text"):
         assert rows[f"encoder: {name}"][3:] != base[3:]
     assert all(10 < float(value) <= 100 for row in rows.values() for value in row if value)

@@ -217,14 +217,15 @@ def _of_labels(facts: list[Facts]) -> Iterator[str]:
     if unseen.any():
         yield (
             f"labels without a training document: {np.count_nonzero(unseen):,} of {len(unseen):,}: they are never "
-            "learned; add documents, or drop their columns and names"
+            "learned; add documents, train on their names (data.label_texts=names), or drop their columns and names"
         )
     for of in facts[1:]:
         lost = int(_frequency(of.split.Y)[unseen].sum())
         if lost:
             yield (
                 f"values of Y in the {SPLITS[of.name]} split of labels without a training document: {lost:,} of "
-                f"{of.split.Y.nnz:,}: nothing finds them, which bounds the recall; move documents to the training split"
+                f"{of.split.Y.nnz:,}: nothing finds them but their names (data.label_texts=names), which bounds the "
+                "recall; move documents to the training split"
             )
     everywhere = np.count_nonzero(frequency == trn.shape[0])
     if everywhere and trn.shape[0] > 1:
