@@ -5,9 +5,10 @@
 RUN is a finished work directory of xrt_jax.main with do_fine_tune=False: its features, embeddings and configuration are
 taken. Each seed draws other held-out texts and other trees. The base trains with the run's own settings; every other
 row changes one thing, of the rankers, of TF-IDF, of the tree, of what the encoder makes of a text, or of how often
-texts of the labels, their names if the run has none, are trained on. RUN/ablation keeps what is embedded for that.
-Prints P@1/3/5 in percent, mean of the seeds, as a Markdown table: XR-Linear, and XR-Transformer's ranker on TF-IDF and
-embedding. An encoder that was fine-tuned has seen the labels of these texts, so that nothing could be chosen by them.
+texts of the labels, their names if the run has none, are trained on (not where these are numbers). RUN/ablation keeps
+what is embedded for that. Prints P@1/3/5 in percent, mean of the seeds, as a Markdown table: XR-Linear, and
+XR-Transformer's ranker on TF-IDF and embedding. An encoder that was fine-tuned has seen the labels of these texts, so
+that nothing could be chosen by them.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import scipy.sparse as sp
 from xtransformer import read_config
 
 from xrt_jax.config import override
-from xrt_jax.data.folders import Dataset
+from xrt_jax.data.folders import Dataset, add_label_texts, are_numbers
 from xrt_jax.data.tfidf import load_tfidf, transform
 from xrt_jax.encoder_start import load_start, tokenize_once
 from xrt_jax.encoders.huggingface import load_tokenizer
@@ -39,8 +40,6 @@ from xrt_jax.xlinear.train import train_ranker
 
 WEIGHTS = (0.5, 2.0)  # of the embedding beside TF-IDF rows of length 1
 COPIES = (0, 1, 2, 4)  # of the texts of labels
-TAUGHT = {"data.label_text_copies": 1}
-TAUGHT_BY_NAMES = {"data.label_texts": "names", **TAUGHT}
 
 
 def changes(depth: int) -> dict[str, dict]:
@@ -81,7 +80,9 @@ def main() -> None:
         sys.exit(f"{given.run} is no finished run with do_fine_tune=False: name one")
     if not (given.run / "tfidf").is_dir():
         sys.exit(f"{given.run} has features of its own: name a run on texts alone")
-    dataset = load_data(changed_config(config, TAUGHT if config.data.label_texts else TAUGHT_BY_NAMES), given.run)
+    dataset = load_data(changed_config(config, {"data.label_text_copies": 1}), given.run)
+    if is_wanted("labels", given) and not dataset.nr_label_texts and not are_numbers(dataset.label_names):
+        dataset = add_label_texts(dataset, dataset.label_names)
     texts, start = dataset.trn.texts, config.encoder.name or given.run / "encoder_start"
     tfidf, X = load_tfidf(given.run / "tfidf"), load_npz(given.run / "X.trn.npz")[: len(texts)]
     E = normalize_rows(np.load(given.run / "embeddings.trn.npy"))[: len(texts)]
@@ -191,7 +192,7 @@ def measure(config, X, E, dataset: Dataset, Z, others: dict[str, dict], seed: in
         if is_wanted(name, given):
             tell(name, precision(rank(0, changed, seed)), precision(rank(1, changed, seed)))
     for copies in COPIES:
-        if is_wanted("labels", given) and copies != of_run:
+        if is_wanted("labels", given) and copies != of_run and dataset.nr_label_texts:
             name = f"labels: {copies} copies of their texts"
             tell(name, *(precision(rank(weight, {}, seed, copies=copies)) for weight in (0, 1)))
     for name, X_other in others["features"].items():

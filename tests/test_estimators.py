@@ -235,7 +235,7 @@ def test_names_of_labels_are_learned_from():
     for own, other in zip(taught.model_.ranker, by_hand.model_.ranker, strict=True):
         assert (own.W != other.W).nnz == 0 and (own.C != other.C).nnz == 0
     assert taught.predict_topk(["leaves"], k=1)[0][0][0] == names[1]
-    assert "4 training documents" in taught.card_ and "texts of 3 labels, trained on as documents" in taught.card_
+    assert "4 training documents" in taught.card_ and "3 texts of labels, trained on as documents" in taught.card_
 
 
 # ---------------------------------------------------------------------------- folders
@@ -361,8 +361,13 @@ def test_a_transformer_without_tfidf(transformer, quick_compilation, tmp_path):
         truncate_length=24,
         max_leaf_size=NR_LABELS,
         ranker_features="embedding",
+        label_texts="names",
+        label_text_copies=2,
         config_overrides={"do_fine_tune": False},
+        workdir=tmp_path / "w",
     ).fit(TRN.texts, names_of(TRN.Y))
+    assert len(np.load(tmp_path / "w/run/embeddings.trn.npy")) == len(TRN.texts) + 2 * NR_LABELS
+    assert "300 training documents" in model.card_ and f"{2 * NR_LABELS} texts of labels" in model.card_
     assert model.model_.tfidf is None and model.model_.ranker[0].W.shape[0] == transformer.encode(["x"]).shape[1] + 1
     model.save(tmp_path / "model")
     loaded = XRTransformerClassifier.load(tmp_path / "model")
@@ -536,6 +541,7 @@ def test_bad_fits_of_xr_linear(parameters, arguments, message):
         ({"truncate_length": "long"}, "config field 'encoder.truncate_length'"),
         ({"encoder": "no/such-folder"}, "no/such-folder is not a folder"),
         ({"label_texts": "names"}, "the labels are numbers: give lists of names"),
+        ({"config_overrides": {"data.label_texts": "names"}}, "the labels are numbers: give lists of names"),
         ({"ranker_features": "tfidf"}, "ranker_features is 'tfidf': choose one of both, embedding"),
     ],
 )

@@ -167,6 +167,7 @@ def test_texts_of_labels_from_a_file_stand_behind_the_rows_that_are_taken(texts_
     [
         ("names", "has features, and labels have their texts alone"),
         ("about.txt", r"there is no file .*about\.txt"),
+        ("empty.txt", "the text of each label is empty"),
         ("short.txt", r"short\.txt: 2 lines for 5 labels"),
     ],
 )
@@ -175,6 +176,7 @@ def test_bad_texts_of_labels(folder, label_texts, message):
         for path in folder.glob("X.*.npz"):
             path.unlink()
     (folder / "short.txt").write_text("a\nb\n")
+    (folder / "empty.txt").write_text(5 * " \n")
     with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
         load_dataset(folder, label_texts=label_texts)
     assert "\n" not in str(error.value)

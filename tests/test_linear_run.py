@@ -180,7 +180,7 @@ def test_names_of_labels_are_trained_on(data, tmp_path):
     trn = toy_split(300, 0)
     result = run("xrt_jax.main", *arguments(data, tmp_path / "w", "--config.data.label_texts=names"))
     assert result.returncode == 0, result.stderr
-    assert "300 / - / 80 documents" in result.stdout and "texts of 24 are trained on too" in result.stdout
+    assert "300 / - / 80 documents" in result.stdout and "24 texts of labels are trained on too" in result.stdout
     assert "300 training and 80 test documents" in (tmp_path / "w/report.html").read_text()
     names = [f"label {label}" for label in range(24)]
     tfidf, X = fit_tfidf(trn.texts)

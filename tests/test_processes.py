@@ -20,6 +20,7 @@ from xrt_jax.report import Report, progress
 
 SETTINGS = {"matcher__save_steps": 5, "matcher__first_bootstrap": "linear", "matcher__max_steps": 10}
 SETTINGS |= {"matcher__eval_steps": 5, "matcher__ensemble": "average", "matcher__max_match_clusters": 8}  # two levels
+SETTINGS |= {"data__label_texts": "names"}
 THREADS = {"PJRT_NPROC": "16"}  # as in conftest.py
 ENDED = 120  # seconds in which a process must notice that it has lost the other; the heartbeat takes 30
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from xrt_jax.data.folders import Dataset, Split, load_dataset
+from xrt_jax.data.folders import Dataset, Split, are_numbers, load_dataset
 from xrt_jax.disk import replace_file
 from xrt_jax.sparse import row_norms
 
@@ -144,7 +144,7 @@ def problems(facts: list[Facts], label_names: list[str]) -> list[str]:
         label_names: L names.
     """
     of_splits = [line for of in facts for line in (*_of_documents(of), *_of_values(of))]
-    return [*of_splits, *_of_copies(facts), *_of_labels(facts), *_of_names(label_names)]
+    return [*of_splits, *_of_copies(facts), *_of_labels(facts, label_names), *_of_names(label_names)]
 
 
 def _rows(mask: np.ndarray) -> str:
@@ -210,22 +210,25 @@ def _of_copies(facts: list[Facts]) -> Iterator[str]:
                 )
 
 
-def _of_labels(facts: list[Facts]) -> Iterator[str]:
+def _of_labels(facts: list[Facts], label_names: list[str]) -> Iterator[str]:
     trn = facts[0].split.Y
+    of_texts_alone = facts[0].split.texts is not None and facts[0].split.X is None
+    can_be_taught = of_texts_alone and not are_numbers(label_names)
+    or_names = ", train on their names (data.label_texts=names)" if can_be_taught else ""
     frequency = _frequency(trn)
     unseen = frequency == 0
     if unseen.any():
         yield (
             f"labels without a training document: {np.count_nonzero(unseen):,} of {len(unseen):,}: they are never "
-            "learned; add documents, train on their names (data.label_texts=names), or drop their columns and names"
+            f"learned; add documents{or_names}, or drop their columns and names"
         )
     for of in facts[1:]:
         lost = int(_frequency(of.split.Y)[unseen].sum())
         if lost:
             yield (
                 f"values of Y in the {SPLITS[of.name]} split of labels without a training document: {lost:,} of "
-                f"{of.split.Y.nnz:,}: nothing finds them but their names (data.label_texts=names), which bounds the "
-                "recall; move documents to the training split"
+                f"{of.split.Y.nnz:,}: nothing finds them, which bounds the recall; move documents to the training split"
+                f"{or_names}"
             )
     everywhere = np.count_nonzero(frequency == trn.shape[0])
     if everywhere and trn.shape[0] > 1:

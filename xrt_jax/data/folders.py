@@ -423,6 +423,8 @@ def add_label_texts(dataset: Dataset, texts: list[str], *, copies: int = 1) -> D
     if copies < 1:
         raise ValueError(f"label_text_copies is {copies}: it must be 1 or more")
     trn, labels = dataset.trn, np.flatnonzero([bool(text.strip()) for text in texts])
+    if len(labels) == 0:
+        raise ValueError("label_texts: the text of each label is empty: give some, or go without label_texts")
     labels = np.tile(labels, copies)
     ones = np.ones(len(labels), np.float32)
     Y = sp.csr_matrix((ones, labels, np.arange(len(labels) + 1)), (len(labels), len(texts)))
@@ -439,6 +441,11 @@ def add_label_texts(dataset: Dataset, texts: list[str], *, copies: int = 1) -> D
         below(trn.matches, no_matches),
     )
     return dataset._replace(trn=joined, nr_label_texts=len(labels))
+
+
+def are_numbers(label_names: list[str]) -> bool:
+    """Whether labels have numbers for names, which are no texts to learn from."""
+    return all(name.isdecimal() for name in label_names)
 
 
 def documents(dataset: Dataset) -> Split:

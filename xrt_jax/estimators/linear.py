@@ -46,6 +46,7 @@ class XRLinearClassifier(Ranker, library_name="xrt_jax"):
             texts are given.
         label_texts: "names": the names of the labels are trained on too, each as a text of its label; None: they are
             not. Rare labels of short texts gain much.
+        label_text_copies: how often each; more weigh more.
         random_state: int, numpy's RandomState or None: seed of the clustering.
 
     Attributes:
@@ -79,6 +80,7 @@ class XRLinearClassifier(Ranker, library_name="xrt_jax"):
         max_features=None,
         sublinear_tf=True,
         label_texts=None,
+        label_text_copies=1,
         random_state=0,
     ):
         self.nr_splits = nr_splits
@@ -100,6 +102,7 @@ class XRLinearClassifier(Ranker, library_name="xrt_jax"):
         self.max_features = max_features
         self.sublinear_tf = sublinear_tf
         self.label_texts = label_texts
+        self.label_text_copies = label_text_copies
         self.random_state = random_state
 
     def __sklearn_tags__(self):
@@ -132,7 +135,8 @@ class XRLinearClassifier(Ranker, library_name="xrt_jax"):
         check_label_texts(self.label_texts, self.target_, texts, features)
         dataset = Dataset(Split(texts, Y, features), None, None, labels)
         if X_trn is None:
-            dataset = add_label_texts(dataset, labels) if self.label_texts else dataset
+            if self.label_texts:
+                dataset = add_label_texts(dataset, labels, copies=self.label_text_copies)
             tfidf, X_trn = fit_features(dataset, {name: getattr(self, name) for name in _OF_TFIDF})
         elif self.normalize:
             X_trn = normalize_rows(X_trn)

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from xrt_jax.config import override
-from xrt_jax.data.folders import Dataset, Split, save_dataset
+from xrt_jax.data.folders import Dataset, Split, add_label_texts, save_dataset
 from xrt_jax.default_config import get_config
 from xrt_jax.disk import fingerprint, replace_folder
 from xrt_jax.estimators.inputs import (
@@ -64,7 +64,7 @@ class XRTransformerClassifier(Ranker, library_name="xrt_jax"):
         min_score: see XRLinearClassifier.
         ngram_range, char_ngram_range, min_df, max_features, sublinear_tf: of TF-IDF (xrt_jax/data/tfidf.py), where fit
             has no features.
-        label_texts: see XRLinearClassifier.
+        label_texts, label_text_copies: see XRLinearClassifier.
         config_overrides: {"matcher.loss": "hinge", …}: any other field of xrt_jax/default_config.py. These win.
         workdir: folder of the run, with its data, checkpoints and metrics, from which a fit that was broken off goes on
             when it is called again with the same data and parameters; None: a temporary one.
@@ -103,6 +103,7 @@ class XRTransformerClassifier(Ranker, library_name="xrt_jax"):
         max_features=None,
         sublinear_tf=True,
         label_texts=None,
+        label_text_copies=1,
         config_overrides=None,
         workdir=None,
         verbose=False,
@@ -128,6 +129,7 @@ class XRTransformerClassifier(Ranker, library_name="xrt_jax"):
         self.max_features = max_features
         self.sublinear_tf = sublinear_tf
         self.label_texts = label_texts
+        self.label_text_copies = label_text_copies
         self.config_overrides = config_overrides
         self.workdir = workdir
         self.verbose = verbose
@@ -161,7 +163,9 @@ class XRTransformerClassifier(Ranker, library_name="xrt_jax"):
             features = checked_features(self, features, texts, reset=True)
         Y, labels = self._take_target(y)
         check_consistent_length(texts, Y)
-        check_label_texts(self.label_texts, self.target_, texts, features)
+        taught = {"data.label_texts": self.label_texts, "data.label_text_copies": self.label_text_copies}
+        source, copies = ((self.config_overrides or {}).get(name, value) for name, value in taught.items())
+        check_label_texts(source or None, self.target_, texts, features)
         self.seed_ = seed_of(self.random_state)
         dev = validation and self._dev(*validation)
         dataset = Dataset(Split(texts, Y, features), dev, None, labels)
@@ -172,6 +176,7 @@ class XRTransformerClassifier(Ranker, library_name="xrt_jax"):
             data = _write_once(workdir, dataset)
             train_and_evaluate(self._config(data, dev), workdir / "run")
             self._keep(load_model(workdir / "run" / "model"), workdir / "run" / "model")
+            dataset = add_label_texts(dataset, labels, copies=copies) if source else dataset  # as the run has it
             return self._finish(self.model_, dataset, validation)
 
     def encode(self, X) -> np.ndarray:
@@ -208,6 +213,7 @@ class XRTransformerClassifier(Ranker, library_name="xrt_jax"):
             "data.dir": str(data),
             "data.dev_size": dev.Y.shape[0] if dev else 0,
             "data.label_texts": self.label_texts or "",
+            "data.label_text_copies": self.label_text_copies,
             "encoder.name": str(self.encoder),
             "encoder.truncate_length": self.truncate_length,
             "encoder.pooling": self.pooling,
