@@ -81,7 +81,7 @@ def main() -> None:
     if not (given.run / "tfidf").is_dir():
         sys.exit(f"{given.run} has features of its own: name a run on texts alone")
     dataset = load_data(changed_config(config, {"data.label_text_copies": 1}), given.run)
-    if is_wanted("labels", given) and not dataset.nr_label_texts and not are_numbers(dataset.label_names):
+    if is_wanted("labels", given) and not dataset.trn.nr_label_texts and not are_numbers(dataset.label_names):
         dataset = add_label_texts(dataset, dataset.label_names)
     texts, start = dataset.trn.texts, config.encoder.name or given.run / "encoder_start"
     tfidf, X = load_tfidf(given.run / "tfidf"), load_npz(given.run / "X.trn.npz")[: len(texts)]
@@ -164,7 +164,7 @@ def measure(config, X, E, dataset: Dataset, Z, others: dict[str, dict], seed: in
     Training texts, and so the rows of X and E, are documents and behind them one text a label. others: of "features"
     in place of X, and of the "encoder" in place of E, by name of row.
     """
-    Y, nr_documents = dataset.trn.Y, dataset.trn.Y.shape[0] - dataset.nr_label_texts
+    Y, nr_documents = dataset.trn.Y, dataset.trn.Y.shape[0] - dataset.trn.nr_label_texts
     order, of_labels = np.random.default_rng(seed).permutation(nr_documents), np.arange(nr_documents, Y.shape[0])
     held = order[: int(given.held_out * len(order))]
     of_run = config.data.label_text_copies if config.data.label_texts else 0
@@ -192,7 +192,7 @@ def measure(config, X, E, dataset: Dataset, Z, others: dict[str, dict], seed: in
         if is_wanted(name, given):
             tell(name, precision(rank(0, changed, seed)), precision(rank(1, changed, seed)))
     for copies in COPIES:
-        if is_wanted("labels", given) and copies != of_run and dataset.nr_label_texts:
+        if is_wanted("labels", given) and copies != of_run and dataset.trn.nr_label_texts:
             name = f"labels: {copies} copies of their texts"
             tell(name, *(precision(rank(weight, {}, seed, copies=copies)) for weight in (0, 1)))
     for name, X_other in others["features"].items():

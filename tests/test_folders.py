@@ -135,7 +135,7 @@ def test_names_of_labels_are_training_texts_of_their_labels(texts_alone, dataset
     sp.save_npz(texts_alone / "R.npz", 3 * dataset.trn.Y)
     sp.save_npz(texts_alone / "M.npz", sp.csr_matrix(np.ones((12, 2))))
     found = load_dataset(texts_alone, label_texts="names", relevance="R.npz", matches="M.npz")
-    assert found.trn.texts == [*dataset.trn.texts, *dataset.label_names] and found.nr_label_texts == 5
+    assert found.trn.texts == [*dataset.trn.texts, *dataset.label_names] and found.trn.nr_label_texts == 5
     for part, of_documents, of_labels in (
         (found.trn.Y, dataset.trn.Y.toarray(), np.eye(5)),
         (found.trn.relevance, 3 * dataset.trn.Y.toarray(), np.eye(5)),
@@ -147,7 +147,7 @@ def test_names_of_labels_are_training_texts_of_their_labels(texts_alone, dataset
     for name in ("dev", "tst"):
         assert getattr(found, name).texts == getattr(plain, name).texts
     assert documents(found).texts == documents(plain).texts == plain.trn.texts
-    for own, other in zip(documents(found)[1:], plain.trn[1:], strict=True):
+    for own, other in zip(documents(found)[1:5], plain.trn[1:5], strict=True):
         assert (own is None and other is None) or (own != other).nnz == 0
 
 
@@ -157,7 +157,7 @@ def test_texts_of_labels_from_a_file_stand_behind_the_rows_that_are_taken(texts_
     for path in texts_alone.glob("*.dev.*"):
         path.unlink()
     found = load_dataset(texts_alone, label_texts="about.txt", label_text_copies=2, trn_rows="some.idx", dev_size=1)
-    assert found.trn.texts[3:] == 2 * ["the first", "the third", "the last"] and found.nr_label_texts == 6
+    assert found.trn.texts[3:] == 2 * ["the first", "the third", "the last"] and found.trn.nr_label_texts == 6
     np.testing.assert_array_equal(found.trn.Y.toarray()[3:], np.eye(5)[2 * [0, 2, 4]])
     assert not {"the first", "the third", "the last"} & {*found.dev.texts, *documents(found).texts}
 

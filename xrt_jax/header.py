@@ -42,7 +42,7 @@ def print_data(dataset: Dataset) -> None:
     splits = (trn, dataset.dev, dataset.tst)
     nr_texts = " / ".join(f"{split.Y.shape[0]:,}" if split else "-" for split in splits)
     print(f"data          {nr_texts} documents (trn / dev / tst)")
-    texts = f"; {dataset.nr_label_texts:,} texts of labels are trained on too" if dataset.nr_label_texts else ""
+    texts = f"; {dataset.trn.nr_label_texts:,} texts of labels are trained on too" if dataset.trn.nr_label_texts else ""
     print(f"labels        {trn.Y.shape[1]:,}, {trn.Y.nnz / trn.Y.shape[0]:.2f} a document{texts}")
     print(f"features      {'TF-IDF of the texts' if trn.X is None else f'{nr_features(trn.X):,} given'}")
 
@@ -156,8 +156,8 @@ def _describe_data(dataset: Dataset, source: str) -> str:
         f"- {source}: {', '.join(sizes)} documents",
         f"- {trn.Y.shape[1]:,} labels, {trn.Y.nnz / trn.Y.shape[0]:.2f} a training document",
     ]
-    if dataset.nr_label_texts:
-        lines.append(f"- {dataset.nr_label_texts:,} texts of labels, trained on as documents of these labels")
+    if dataset.trn.nr_label_texts:
+        lines.append(f"- {dataset.trn.nr_label_texts:,} texts of labels, trained on as documents of these labels")
     if trn.texts is not None:
         words = sum(len(text.split()) for text in trn.texts) / len(trn.texts)
         lines.append(f"- {words:.1f} words a training text")

@@ -55,6 +55,7 @@ class Split(NamedTuple):
     X: sp.csr_matrix | np.ndarray | None  # [n, d] float32
     relevance: sp.csr_matrix | None = None  # [n, L] float32, cost of labels in training
     matches: sp.csr_matrix | None = None  # [n, L or clusters], what a document is trained on besides its own labels
+    nr_label_texts: int = 0  # the last so many documents are texts of labels, see add_label_texts
 
 
 class Dataset(NamedTuple):
@@ -64,7 +65,6 @@ class Dataset(NamedTuple):
     dev: Split | None
     tst: Split | None
     label_names: list[str]
-    nr_label_texts: int = 0  # the last so many training texts are those of labels, see add_label_texts
 
 
 def _find(folder: Path, names: list[str]) -> Path | None:
@@ -244,7 +244,8 @@ def _load_relevance(path: Path, Y: sp.csr_matrix) -> sp.csr_matrix:
 
 def _take(split: Split, rows: np.ndarray) -> Split:
     texts = None if split.texts is None else [split.texts[row] for row in rows]
-    return Split(texts, *(None if part is None else part[rows] for part in split[1:]))
+    matrices = (split.Y, split.X, split.relevance, split.matches)
+    return Split(texts, *(None if part is None else part[rows] for part in matrices))
 
 
 def _is_row(word: str, nr_rows: int) -> bool:
@@ -439,8 +440,9 @@ def add_label_texts(dataset: Dataset, texts: list[str], *, copies: int = 1) -> D
         None,
         below(trn.relevance, Y),
         below(trn.matches, no_matches),
+        trn.nr_label_texts + len(labels),
     )
-    return dataset._replace(trn=joined, nr_label_texts=len(labels))
+    return dataset._replace(trn=joined)
 
 
 def are_numbers(label_names: list[str]) -> bool:
@@ -450,8 +452,8 @@ def are_numbers(label_names: list[str]) -> bool:
 
 def documents(dataset: Dataset) -> Split:
     """The training documents, without the texts of labels."""
-    nr = dataset.trn.Y.shape[0] - dataset.nr_label_texts
-    return _take(dataset.trn, np.arange(nr)) if dataset.nr_label_texts else dataset.trn
+    trn = dataset.trn
+    return _take(trn, np.arange(trn.Y.shape[0] - trn.nr_label_texts)) if trn.nr_label_texts else trn
 
 
 def _write_lines(path: Path, lines: list[str]) -> None:
