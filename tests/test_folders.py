@@ -190,7 +190,10 @@ def test_labels_of_features_or_without_names_have_no_texts(tmp_path, dataset):
     (tmp_path / "trn_X_Y.txt").write_text("3 3\n0:1\n1:1\n2:1\n")
     (tmp_path / "X.trn.txt").write_text("a\nb\nc\n")
     assert load_dataset(tmp_path).label_names == ["0", "1", "2"]
-    with pytest.raises(ValueError, match=r"label_texts=names: .* has no names, looked for output-items"):
+    with pytest.raises(ValueError, match=r"label_texts=names: labels of .* have no names but numbers"):
+        load_dataset(tmp_path, label_texts="names")
+    (tmp_path / "output-items.txt").write_text("10\n11\n12\n")
+    with pytest.raises(ValueError, match="have no names but numbers: write names to output-items"):
         load_dataset(tmp_path, label_texts="names")
 
 

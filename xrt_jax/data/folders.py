@@ -398,9 +398,10 @@ def _read_label_texts(folder: Path, source: str, names: list[str] | None, datase
                 "or give texts and no features"
             )
     if source == "names":
-        if names is None:
+        if names is None or are_numbers(names):
             raise ValueError(
-                f"label_texts=names: {folder} has no names, looked for {', '.join(NAMES_FILES)} (.gz, .xz)"
+                f"label_texts=names: labels of {folder} have no names but numbers: write names to {NAMES_FILES[0]}, or "
+                "go without label_texts"
             )
         return names
     path = folder / source
@@ -433,7 +434,7 @@ def add_label_texts(dataset: Dataset, texts: list[str], *, copies: int = 1) -> D
     def below(part: sp.csr_matrix | None, new: sp.csr_matrix) -> sp.csr_matrix | None:
         return None if part is None else sp.vstack([part, new], format="csr", dtype=np.float32)
 
-    no_matches = trn.matches is not None and sp.csr_matrix((len(labels), trn.matches.shape[1]), dtype=np.float32)
+    no_matches = sp.csr_matrix((len(labels), 0 if trn.matches is None else trn.matches.shape[1]), dtype=np.float32)
     joined = Split(
         [*trn.texts, *(texts[label] for label in labels)],
         below(trn.Y, Y),
