@@ -10,10 +10,10 @@
         --config.encoder.name=MINILM --config.seed=0
 
 The first command writes the lists of rows, to be laid in DIR; MINILM is all-MiniLM-L6-v2's folder or hub name.
-P@1/3/5, seed 0 and 1, not fine-tuned (--config.do_fine_tune=False): 33.10/24.39/19.18 and 32.36/24.29/19.31, 90 seconds
-of training; XR-Linear 28.06/20.92/16.23 and 27.93/20.75/16.20. Fine-tuned (11 minutes, seed 0) it has
-33.12/24.62/19.39, and both joined (xrt-jax evaluate --workdir=… --workdir=…) 34.12/25.25/19.95. Each on one core of a
-shared x86-64 server; docs/results.md has more.
+P@1/3/5, seed 0 and 1, not fine-tuned (--config.do_fine_tune=False): 39.52/27.43/21.12 and 39.02/27.27/21.20, less than
+3 minutes of training; XR-Linear 34.50/23.78/18.11 and 34.67/23.91/18.16. Fine-tuned 39.55/28.08/21.61 and
+39.59/28.17/21.83, 27 minutes with other work beside, and both joined (xrt-jax evaluate --workdir=… --workdir=…)
+40.36/28.73/22.16 and 40.39/28.69/22.34. Each on one core of a shared x86-64 server; docs/results.md has more.
 """
 
 from configs import yso_finna

@@ -135,10 +135,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     beams = {name: root_beam(len(text_lengths(tokens[name]))) for name in scored}
     for t, settings in enumerate(level_settings):
         with report.stage(f"level_{t}"):
-            level = None  # let go of the shortlists of the one above
+            level = M = None  # lets go of the shortlists of the level above
             M = match_clusters(Y_trn[t - 1], beams["trn"], settings["negative_sampling"]) if t else beams["trn"]
             level = Level(t, settings, workdir / f"level_{t}", Y_trn[t], chain[t], M, seed=config.seed + t)
-            del M
             search = {name: settings[name] for name in ("only_topk", "post_processor")}
             score = make_scorer(module, level.C, **search, **passes)
             steps = checkpoint.Steps(level.folder)
