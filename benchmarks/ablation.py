@@ -20,7 +20,8 @@ import scipy.sparse as sp
 from xtransformer import read_config
 
 from xrt_jax.config import override
-from xrt_jax.data.folders import Dataset, add_label_texts, are_numbers
+from xrt_jax.data.folders import Dataset
+from xrt_jax.data.label_texts import add_label_texts, are_numbers
 from xrt_jax.data.tfidf import load_tfidf, transform
 from xrt_jax.encoder_start import load_start, tokenize_once
 from xrt_jax.encoders.huggingface import load_tokenizer

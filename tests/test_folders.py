@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from xrt_jax.data.folders import Dataset, Split, documents, load_dataset, save_dataset
+from xrt_jax.data.folders import Dataset, Split, load_dataset, save_dataset
+from xrt_jax.data.label_texts import add_label_texts, documents, read_label_texts
 from xrt_jax.data.text_files import read_lines
 
 
@@ -131,10 +132,15 @@ def texts_alone(folder):
     return folder
 
 
+def load_taught(folder, source, copies=1, **how):
+    dataset = load_dataset(folder, **how)
+    return add_label_texts(dataset, read_label_texts(folder, source, dataset), copies=copies)
+
+
 def test_names_of_labels_are_training_texts_of_their_labels(texts_alone, dataset):
     sp.save_npz(texts_alone / "R.npz", 3 * dataset.trn.Y)
     sp.save_npz(texts_alone / "M.npz", sp.csr_matrix(np.ones((12, 2))))
-    found = load_dataset(texts_alone, label_texts="names", relevance="R.npz", matches="M.npz")
+    found = load_taught(texts_alone, "names", relevance="R.npz", matches="M.npz")
     assert found.trn.texts == [*dataset.trn.texts, *dataset.label_names] and found.trn.nr_label_texts == 5
     for part, of_documents, of_labels in (
         (found.trn.Y, dataset.trn.Y.toarray(), np.eye(5)),
@@ -156,7 +162,7 @@ def test_texts_of_labels_from_a_file_stand_behind_the_rows_that_are_taken(texts_
     (texts_alone / "some.idx").write_text("3\n0\n11\n5\n")
     for path in texts_alone.glob("*.dev.*"):
         path.unlink()
-    found = load_dataset(texts_alone, label_texts="about.txt", label_text_copies=2, trn_rows="some.idx", dev_size=1)
+    found = load_taught(texts_alone, "about.txt", copies=2, trn_rows="some.idx", dev_size=1)
     assert found.trn.texts[3:] == 2 * ["the first", "the third", "the last"] and found.trn.nr_label_texts == 6
     np.testing.assert_array_equal(found.trn.Y.toarray()[3:], np.eye(5)[2 * [0, 2, 4]])
     assert not {"the first", "the third", "the last"} & {*found.dev.texts, *documents(found).texts}
@@ -178,7 +184,7 @@ def test_bad_texts_of_labels(folder, label_texts, message):
     (folder / "short.txt").write_text("a\nb\n")
     (folder / "empty.txt").write_text(5 * " \n")
     with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
-        load_dataset(folder, label_texts=label_texts)
+        load_taught(folder, label_texts)
     assert "\n" not in str(error.value)
 
 
@@ -186,15 +192,15 @@ def test_labels_of_features_or_without_names_have_no_texts(tmp_path, dataset):
     alone = dataset.trn._replace(texts=None)
     save_dataset(tmp_path / "features", Dataset(alone, None, None, dataset.label_names))
     with pytest.raises(ValueError, match=r"label_texts=names: .*features has no texts"):
-        load_dataset(tmp_path / "features", label_texts="names")
+        load_taught(tmp_path / "features", "names")
     (tmp_path / "trn_X_Y.txt").write_text("3 3\n0:1\n1:1\n2:1\n")
     (tmp_path / "X.trn.txt").write_text("a\nb\nc\n")
     assert load_dataset(tmp_path).label_names == ["0", "1", "2"]
     with pytest.raises(ValueError, match=r"label_texts=names: labels of .* have no names but numbers"):
-        load_dataset(tmp_path, label_texts="names")
+        load_taught(tmp_path, "names")
     (tmp_path / "output-items.txt").write_text("10\n11\n12\n")
     with pytest.raises(ValueError, match="have no names but numbers: write names to output-items"):
-        load_dataset(tmp_path, label_texts="names")
+        load_taught(tmp_path, "names")
 
 
 def test_empty_texts_are_one_warning(folder, caplog):

@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 
 from xrt_jax import __version__
 from xrt_jax.config import command
-from xrt_jax.data.folders import Dataset, documents
+from xrt_jax.data.folders import Dataset
+from xrt_jax.data.label_texts import documents
 from xrt_jax.default_config import get_config
 from xrt_jax.metrics import format_table
 from xrt_jax.report import format_bytes

@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from xrt_jax.config import differences, to_json
 from xrt_jax.data.docstrings import build_docstring_dataset
-from xrt_jax.data.folders import Dataset, Split, documents, load_dataset, load_features
+from xrt_jax.data.folders import Dataset, Split, load_dataset, load_features
+from xrt_jax.data.label_texts import add_label_texts, documents, read_label_texts
 from xrt_jax.data.tfidf import Tfidf, fit_tfidf, load_tfidf, save_tfidf, transform
 from xrt_jax.disk import clear_unfinished, fingerprint, read_json, replace_file, write_json
 from xrt_jax.ensemble import check_method
@@ -116,9 +117,10 @@ def load_data(config: ConfigDict, workdir: Path) -> Dataset:
         normalize=config.data.normalize,
         relevance=config.data.relevance or None,
         matches=config.data.matches or None,
-        label_texts=config.data.label_texts or None,
-        label_text_copies=config.data.label_text_copies,
     )
+    if config.data.label_texts:
+        texts = read_label_texts(folder, config.data.label_texts, dataset)
+        dataset = add_label_texts(dataset, texts, copies=config.data.label_text_copies)
     if not config.data.has_test:
         dataset = dataset._replace(tst=None)
     elif dataset.tst is None:

@@ -18,7 +18,8 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from xrt_jax.data.folders import Dataset, Split, are_numbers, load_dataset
+from xrt_jax.data.folders import Dataset, Split, load_dataset
+from xrt_jax.data.label_texts import are_numbers
 from xrt_jax.disk import replace_file
 from xrt_jax.sparse import row_norms
 

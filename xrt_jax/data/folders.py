@@ -55,7 +55,7 @@ class Split(NamedTuple):
     X: sp.csr_matrix | np.ndarray | None  # [n, d] float32
     relevance: sp.csr_matrix | None = None  # [n, L] float32, cost of labels in training
     matches: sp.csr_matrix | None = None  # [n, L or clusters], what a document is trained on besides its own labels
-    nr_label_texts: int = 0  # the last so many documents are texts of labels, see add_label_texts
+    nr_label_texts: int = 0  # the last so many documents are texts of labels, see label_texts.py
 
 
 class Dataset(NamedTuple):
@@ -242,7 +242,8 @@ def _load_relevance(path: Path, Y: sp.csr_matrix) -> sp.csr_matrix:
     return R
 
 
-def _take(split: Split, rows: np.ndarray) -> Split:
+def take_rows(split: Split, rows: np.ndarray) -> Split:
+    """These rows of a split."""
     texts = None if split.texts is None else [split.texts[row] for row in rows]
     matrices = (split.Y, split.X, split.relevance, split.matches)
     return Split(texts, *(None if part is None else part[rows] for part in matrices))
@@ -312,7 +313,7 @@ def _hold_out(trn: Split, size: int, seed: int) -> tuple[Split, Split]:
     if size >= nr_rows:
         raise ValueError(f"dev_size={size} leaves nothing of the {nr_rows} training rows; make it smaller")
     order = np.random.default_rng(seed).permutation(nr_rows)
-    return _take(trn, np.sort(order[size:])), _take(trn, np.sort(order[:size]))
+    return take_rows(trn, np.sort(order[size:])), take_rows(trn, np.sort(order[:size]))
 
 
 def load_dataset(
@@ -324,8 +325,6 @@ def load_dataset(
     normalize: bool = False,
     relevance: str | None = None,
     matches: str | None = None,
-    label_texts: str | None = None,
-    label_text_copies: int = 1,
     seed: int = 0,
 ) -> Dataset:
     """Loads and checks a data-set folder; the module's docstring shows the layout.
@@ -340,8 +339,6 @@ def load_dataset(
         relevance: .npz file of costs of the training documents' labels, inside the pattern of Y. Paths count from the
             folder; rows are those of the training split before trn_rows and dev_size.
         matches: .npz file of labels or clusters that each training document is trained on besides its own.
-        label_texts: "names", or a text file with a line for each label: these are training texts too, each of its own
-            label, so many times; see add_label_texts.
         seed: seed of the held-out rows.
 
     Raises:
@@ -375,86 +372,14 @@ def load_dataset(
 
     for name, rows in (("trn", trn_rows), ("tst", tst_rows)):
         if rows:
-            splits[name] = _take(splits[name], _read_rows(folder / rows, splits[name].Y.shape[0]))
+            splits[name] = take_rows(splits[name], _read_rows(folder / rows, splits[name].Y.shape[0]))
     if dev_size and "dev" in splits:
-        splits["dev"] = _take(splits["dev"], np.arange(min(dev_size, splits["dev"].Y.shape[0])))
+        splits["dev"] = take_rows(splits["dev"], np.arange(min(dev_size, splits["dev"].Y.shape[0])))
     elif dev_size:
         splits["trn"], splits["dev"] = _hold_out(splits["trn"], dev_size, seed)
     if splits["trn"].Y.nnz == 0:
         raise ValueError(f"{paths['trn'][0]}: no training document has a label; there is nothing to learn")
-    dataset = Dataset(splits["trn"], splits.get("dev"), splits.get("tst"), label_names)
-    if label_texts:
-        texts = _read_label_texts(folder, label_texts, names, dataset)
-        dataset = add_label_texts(dataset, texts, copies=label_text_copies)
-    return dataset
-
-
-def _read_label_texts(folder: Path, source: str, names: list[str] | None, dataset: Dataset) -> list[str]:
-    """A text a label, of the names or of a file."""
-    for part, trouble in ((dataset.trn.texts is None, "has no texts"), (dataset.trn.X is not None, "has features")):
-        if part:
-            raise ValueError(
-                f"label_texts={source}: {folder} {trouble}, and labels have their texts alone: go without label_texts, "
-                "or give texts and no features"
-            )
-    if source == "names":
-        if names is None or are_numbers(names):
-            raise ValueError(
-                f"label_texts=names: labels of {folder} have no names but numbers: write names to {NAMES_FILES[0]}, or "
-                "go without label_texts"
-            )
-        return names
-    path = folder / source
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"label_texts: there is no file {path} (paths count from the data folder), or say names"
-        )
-    texts = read_lines(path)
-    if len(texts) != len(dataset.label_names):
-        raise ValueError(f"{path}: {len(texts)} lines for {len(dataset.label_names)} labels; line l is label l's text")
-    return texts
-
-
-def add_label_texts(dataset: Dataset, texts: list[str], *, copies: int = 1) -> Dataset:
-    """The data set with a text of each label, a name or description, as one more training document of that label.
-
-    Documents of few words often have the label's own, and of many labels there are few documents. Empty texts are left
-    out; others have the relevance 1 and no matches. With several copies such documents weigh more. As Jain et al. do,
-    "Renee: End-to-end training of extreme classification models" (2023).
-    """
-    if copies < 1:
-        raise ValueError(f"label_text_copies is {copies}: it must be 1 or more")
-    trn, labels = dataset.trn, np.flatnonzero([bool(text.strip()) for text in texts])
-    if len(labels) == 0:
-        raise ValueError("label_texts: the text of each label is empty: give some, or go without label_texts")
-    labels = np.tile(labels, copies)
-    ones = np.ones(len(labels), np.float32)
-    Y = sp.csr_matrix((ones, labels, np.arange(len(labels) + 1)), (len(labels), len(texts)))
-
-    def below(part: sp.csr_matrix | None, new: sp.csr_matrix) -> sp.csr_matrix | None:
-        return None if part is None else sp.vstack([part, new], format="csr", dtype=np.float32)
-
-    no_matches = sp.csr_matrix((len(labels), 0 if trn.matches is None else trn.matches.shape[1]), dtype=np.float32)
-    joined = Split(
-        [*trn.texts, *(texts[label] for label in labels)],
-        below(trn.Y, Y),
-        None,
-        below(trn.relevance, Y),
-        below(trn.matches, no_matches),
-        trn.nr_label_texts + len(labels),
-    )
-    return dataset._replace(trn=joined)
-
-
-def are_numbers(label_names: list[str]) -> bool:
-    """Whether labels have numbers for names, which are no texts to learn from."""
-    return all(name.isdecimal() for name in label_names)
-
-
-def documents(dataset: Dataset) -> Split:
-    """The training documents, without the texts of labels."""
-    trn = dataset.trn
-    return _take(trn, np.arange(trn.Y.shape[0] - trn.nr_label_texts)) if trn.nr_label_texts else trn
+    return Dataset(splits["trn"], splits.get("dev"), splits.get("tst"), label_names)
 
 
 def _write_lines(path: Path, lines: list[str]) -> None:

@@ -2,7 +2,8 @@
 
 from sklearn.utils.validation import check_consistent_length, validate_data
 
-from xrt_jax.data.folders import Dataset, Split, add_label_texts
+from xrt_jax.data.folders import Dataset, Split
+from xrt_jax.data.label_texts import add_label_texts
 from xrt_jax.estimators.inputs import (
     are_texts,
     check_label_texts,

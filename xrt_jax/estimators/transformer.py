@@ -9,7 +9,8 @@ import scipy.sparse as sp
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from xrt_jax.config import override
-from xrt_jax.data.folders import Dataset, Split, add_label_texts, save_dataset
+from xrt_jax.data.folders import Dataset, Split, save_dataset
+from xrt_jax.data.label_texts import add_label_texts
 from xrt_jax.default_config import get_config
 from xrt_jax.disk import fingerprint, replace_folder
 from xrt_jax.estimators.inputs import (
